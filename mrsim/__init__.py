@@ -1,0 +1,23 @@
+"""mrsim: functional, differentiable MRI simulation on torch.func."""
+
+from mrsim import epg as epg, units as units
+from mrsim._batched import batched as batched
+from mrsim._check import check as check
+from mrsim._remat import remat as remat
+from mrsim.tissue import Tissue as Tissue
+from mrsim.transform import (
+    jac as jac,
+    jvp as jvp,
+    value_and_jac as value_and_jac,
+)
+from mrsim.tree import (
+    expand as expand,
+    grid as grid,
+    neutral as neutral,
+    record as record,
+    replace as replace,
+    static as static,
+    to as to,
+)
+
+__version__ = "0.1.0"

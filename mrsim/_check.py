@@ -1,0 +1,210 @@
+"""Checks that teach: what came, what is expected, how to fix it.
+
+Shapes, dtypes and devices are static and are checked by every simulator, also inside
+transforms. Values are checked on concrete tensors only: by a record's constructor for
+the Python numbers and arrays it converts, and by `mrsim.check` on request.
+"""
+
+import math
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_TIMES = {"T1", "T2", "T2p", "TR", "TE", "TI", "esp", "duration", "delay"}
+_LONGEST = 60.0
+_LARGEST_FLIP = 4 * math.pi
+
+
+def check_floats(where: str, **fields: Any) -> None:
+    """Require floating tensors of one dtype on one device.
+
+    Args:
+        where: the function that asks, for the message.
+        **fields: name and value; ``None`` is absent and passes.
+
+    Raises:
+        TypeError: a value is no floating tensor, or dtypes differ.
+        ValueError: devices differ.
+    """
+    present = {n: v for n, v in fields.items() if v is not None}
+    for name, value in present.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{where}: {name} must be a floating-point tensor,"
+                f" got {type(value).__name__} {value!r}; write a float such as 1.0"
+            )
+        if not value.is_floating_point():
+            raise TypeError(
+                f"{where}: {name} must be a floating-point tensor, got {value.dtype};"
+                f" convert it with {name}.to(torch.get_default_dtype())"
+            )
+    first, *rest = present
+    for name in rest:
+        if present[name].dtype != present[first].dtype:
+            raise TypeError(
+                f"{where}: {first} is {present[first].dtype} but {name} is"
+                f" {present[name].dtype}; bring all records to one dtype with"
+                f" mrsim.to(record, dtype=...)"
+            )
+        if present[name].device != present[first].device:
+            raise ValueError(
+                f"{where}: {first} is on {present[first].device} but {name} is on"
+                f" {present[name].device}; move all records to one device with"
+                f" mrsim.to(record, device=...)"
+            )
+
+
+def check_shapes(where: str, record: Any, **shapes: str) -> dict[str, int]:
+    """Require the shapes of a record's present fields.
+
+    Args:
+        where: the function that asks, for the message.
+        record: the record whose fields are checked.
+        **shapes: field name and its axes, ``""`` for a scalar, ``"echo"`` for one axis.
+
+    Returns:
+        The length of each named axis.
+
+    Raises:
+        ValueError: a rank is wrong or an axis has two lengths.
+    """
+    sizes: dict[str, int] = {}
+    owner: dict[str, str] = {}
+    for name, axes in shapes.items():
+        value = getattr(record, name)
+        if not isinstance(value, Tensor):
+            continue
+        wanted = tuple(axes.split())
+        got = tuple(value.shape)
+        if len(got) != len(wanted):
+            raise ValueError(
+                f"{where}: {name} must have shape ({', '.join(wanted)}), got {got};"
+                f" {_remedy(where, record, len(got) - len(wanted))}"
+            )
+        for axis, size in zip(wanted, got, strict=True):
+            if sizes.setdefault(axis, size) != size:
+                raise ValueError(
+                    f"{where}: {name} has {size} along '{axis}' but {owner[axis]} has"
+                    f" {sizes[axis]}; give them the same length"
+                )
+            owner.setdefault(axis, name)
+    return sizes
+
+
+def _remedy(where: str, record: Any, extra: int) -> str:
+    if extra < 0:
+        return "give one value for each entry of the axis"
+    dims = "(0, None)" if type(record).__name__ == "Tissue" else "(None, 0)"
+    return f"map over a batch with vmap({where}, in_dims={dims})"
+
+
+def check_values(
+    where: str, fields: Mapping[str, Any], checked: Collection[str] | None = None
+) -> None:
+    """Look for unit slips, impossible values and NaN in concrete tensors.
+
+    Args:
+        where: the record's name, for the message.
+        fields: all fields of the record.
+        checked: the names to look at; ``None`` for all.
+
+    Raises:
+        ValueError: a time is negative.
+    """
+    tensors = {
+        n: v.detach()
+        for n, v in fields.items()
+        if isinstance(v, Tensor) and v.is_floating_point() and v.numel()
+    }
+    chosen = tensors if checked is None else {n: tensors[n] for n in checked if n in tensors}
+    for name, value in chosen.items():
+        _check_one(where, name, value)
+    if {"T1", "T2"} <= tensors.keys() and {"T1", "T2"} & chosen.keys():
+        larger = tensors["T2"] > tensors["T1"]
+        if larger.any():
+            _warn(
+                f"{where}: T2 is larger than T1 in {int(larger.sum())} of"
+                f" {larger.numel()} voxels, which no tissue shows; are they swapped?"
+            )
+
+
+def _check_one(where: str, name: str, value: Tensor) -> None:
+    missing = int(value.isnan().sum())
+    if missing:
+        _warn(f"{where}: {name} is NaN in {missing} of {value.numel()} values")
+    if name in _TIMES:
+        low, high = value.nan_to_num(0.0, posinf=0.0).aminmax()
+        if low < 0:
+            raise ValueError(f"{where}: {name} must not be negative, got {float(low):g} s")
+        if high > _LONGEST:
+            _warn(
+                f"{where}: {name} = {float(high):g} s looks like milliseconds;"
+                f" mrsim takes seconds, write {float(high):g} * mrsim.units.ms"
+            )
+    if name == "flip" and float(value.nan_to_num(0.0).abs().amax()) > _LARGEST_FLIP:
+        _warn(
+            f"{where}: flip = {float(value.nan_to_num(0.0).abs().amax()):g} rad looks like"
+            f" degrees; mrsim takes radians, write 180 * mrsim.units.deg"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=6)
+
+
+def check(record: Any) -> Any:
+    """Check the values of a record and of the records inside it; return it unchanged.
+
+    Call it outside transforms. Times that are negative raise; times above 60 s, flips
+    above 4π, T2 > T1 and NaN warn.
+
+    Args:
+        record: any record.
+
+    Returns:
+        The same record.
+
+    Raises:
+        ValueError: a time is negative.
+
+    >>> import mrsim
+    >>> tissue = mrsim.check(mrsim.Tissue(T1=0.95, T2=0.1))
+    """
+    inside = vars(record)
+    check_values(type(record).__name__, inside)
+    for value in inside.values():
+        if hasattr(value, "__dataclass_fields__"):
+            check(value)
+    return record
+
+
+def require(module: str, extra: str) -> Any:
+    """Import an optional package or say how to install it.
+
+    Args:
+        module: the package's import name.
+        extra: mrsim's extra that brings it.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        ImportError: the package is missing.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        raise ImportError(
+            f"{module} is needed here and is not installed;"
+            f' get it with: pip install "mrsim[{extra}]"'
+        ) from e
+
+
+def concrete(x: Tensor) -> bool:
+    """Tell whether a tensor's values can be looked at: no transform traces it."""
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x) and not x.is_meta
