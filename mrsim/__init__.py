@@ -1,6 +1,6 @@
 """mrsim: functional, differentiable MRI simulation on torch.func."""
 
-from mrsim import epg as epg, units as units
+from mrsim import bloch as bloch, epg as epg, units as units
 from mrsim._batched import batched as batched
 from mrsim._check import check as check
 from mrsim._remat import remat as remat

@@ -14,9 +14,10 @@ class Event(NamedTuple):
     """
 
     pulse: bool = False  # an instantaneous pulse starts the row
-    quadrant: int = 0  # the pulse's (and reading's) phase in units of 90°
+    quadrant: int = 0  # the pulse's phase in units of 90°
     shift: int = 0  # orders that the wait's gradient adds to every transverse state
     read: bool = False  # the row's wait ends with a reading of F0
+    receiver: int = 0  # the reading's phase in units of 90°, taken off the signal
     spoil: bool = False  # the row ends with an ideal spoiler: only Z0 survives
     invert: bool = False  # an adiabatic inversion starts the row: Z → −efficiency·Z
 
@@ -30,7 +31,7 @@ class Program:
 
     The structure (`layout`) is static, everything else is differentiable. A phase is
     ``quadrant · 90° + phase``; a sequence whose phases are all quadrants needs no
-    `phase` and can run in real arithmetic.
+    `phase` and `demod` and can run in real arithmetic.
     """
 
     flip: Tensor  # (event,) nominal flip angle [rad]; ignored in rows without a pulse

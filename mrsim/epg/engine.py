@@ -1,0 +1,176 @@
+"""The EPG engine: a Program and a Tissue in, a signal out.
+
+The work happens in one segment of flat tensors (see `mrsim._remat`) with the event axis
+first and batch axes last, so that every vmap is one call on contiguous rows.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mrsim import _remat
+from mrsim._check import check_floats, check_shapes
+from mrsim.epg.plan import Plan, make_plan
+from mrsim.epg.program import Program
+from mrsim.epg.state import State
+from mrsim.epg.steps import Steps, make_steps
+from mrsim.epg.walk import walk
+from mrsim.tissue import Tissue
+
+_CACHE = 2**20  # bytes of one state array beyond which slices are faster (measured)
+
+
+def run(tissue: Tissue, program: Program, init: State | None = None) -> Tensor:
+    """Simulate a program in one voxel.
+
+    The extended-phase-graph recursion (Weigel 2015, eqs. 15, 21, 25) with every
+    configuration that can reach a reading, so without truncation unless
+    ``program.states`` asks for one.
+
+    Args:
+        tissue: the voxel.
+        program: the sequence.
+        init: the state at the start; equilibrium by default.
+
+    Returns:
+        (reading,) complex signal, F0·e^{-i demod} at each reading [units of M0].
+
+    Raises:
+        TypeError: a field is no floating tensor, or dtypes differ.
+        ValueError: shapes or devices do not match.
+    """
+    return _simulate(tissue, program, init, final=False)[0]
+
+
+def evolve(
+    tissue: Tissue, program: Program, init: State | None = None
+) -> tuple[Tensor, State]:
+    """Simulate a program and return the signal and the state at its end.
+
+    ``evolve(t, b, init=evolve(t, a)[1])`` continues where ``a`` stopped.
+
+    Args:
+        tissue: the voxel.
+        program: the sequence.
+        init: the state at the start; equilibrium by default.
+
+    Returns:
+        The signal as in `run`, and the state after the last row.
+
+    Raises:
+        TypeError: a field is no floating tensor, or dtypes differ.
+        ValueError: shapes or devices do not match.
+    """
+    signal, parts = _simulate(tissue, program, init, final=True)
+    p, q, z = (torch.complex(x[0], x[1]) for x in parts)
+    z = torch.complex(-z.imag, z.real) / 2
+    return signal, State(F=torch.cat([q.flip(0).conj().resolve_conj(), p[1:]]), Z=z)
+
+
+def _simulate(
+    tissue: Tissue, program: Program, init: State | None, final: bool
+) -> tuple[Tensor, Sequence[Tensor]]:
+    fields = _fields(tissue, program)
+    orders = None
+    if init is not None:
+        fields |= _init_fields(init)
+        orders = init.Z.shape[0] - 1
+    quadrants = program.phase is None and program.demod is None and tissue.df is None
+    plan = make_plan(program.layout, quadrants, program.states, orders, final)
+    present = {n: v for n, v in fields.items() if v is not None}
+    value, push = (partial(f, plan, tuple(present)) for f in (_value, _push))
+    segment = _remat.Segment(value, len(present), trailing=True, push=push)
+    re, im, *state = _remat.apply(segment, *present.values())
+    return torch.complex(re, im), state
+
+
+def _fields(tissue: Tissue, program: Program) -> dict[str, Tensor | None]:
+    """Check the records and name their tensors."""
+    fields = {
+        "flip": program.flip,
+        "duration": program.duration,
+        "phase": program.phase,
+        "demod": program.demod,
+        "efficiency": program.efficiency,
+        "T1": tissue.T1,
+        "T2": tissue.T2,
+        "M0": tissue.M0,
+        "B1": tissue.B1,
+        "df": tissue.df,
+    }
+    check_floats("epg.run", **fields)
+    check_shapes("epg.run", tissue, T1="", T2="", M0="", B1="", df="")
+    per_event = dict.fromkeys(("flip", "duration", "phase", "demod", "efficiency"), "event")
+    events = check_shapes("epg.run", program, **per_event)["event"]
+    if events != len(program.layout):
+        raise ValueError(
+            f"epg.run: the program has {events} rows of numbers but its layout has"
+            f" {len(program.layout)} events; give one row for each event"
+        )
+    return fields
+
+
+def _init_fields(init: State) -> dict[str, Tensor]:
+    K = init.Z.shape[0] - 1
+    if init.F.shape[0] != 2 * K + 1:
+        raise ValueError(
+            f"epg.run: a state with Z of {K + 1} orders needs F of {2 * K + 1},"
+            f" got {init.F.shape[0]}"
+        )
+    P, Q = init.F[K:], init.F[: K + 1].flip(0)
+    return {
+        "P_re": P.real,
+        "P_im": P.imag,
+        "Q_re": Q.real,
+        "Q_im": -Q.imag,
+        "z_re": 2 * init.Z.imag,
+        "z_im": -2 * init.Z.real,
+    }
+
+
+def _value(plan: Plan, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def value(*xs: Tensor) -> list[Tensor]:
+        return [v[0] for v in walk(plan, make_steps(plan, names, xs))]
+
+    return _in_cache(value, plan, names, tensors, 1)
+
+
+def _push(plan: Plan, names: tuple[str, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Return the derivative along one tangent, or along many on a leading axis."""
+    n = len(names)
+    one = inputs[n].ndim == inputs[0].ndim
+    moves = [m[None] if one else m for m in inputs[n:]]
+
+    def push(*xs: Tensor) -> list[Tensor]:
+        def along(*tangents: Tensor) -> tuple[Steps, Steps]:
+            return torch.func.jvp(lambda *p: make_steps(plan, names, p), xs[:n], tangents)
+
+        made = walk(plan, *torch.func.vmap(along, out_dims=(None, 0))(*xs[n:]))
+        return [v[1] if one else v[1:] for v in made]
+
+    copies = 1 + moves[0].shape[0]
+    return _in_cache(push, plan, names, [*inputs[:n], *moves], copies)
+
+
+def _in_cache(
+    f: Callable[..., list[Tensor]],
+    plan: Plan,
+    names: tuple[str, ...],
+    tensors: Sequence[Tensor],
+    copies: int,
+) -> tuple[Tensor, ...]:
+    """Call f on slices of the last batch axis whose states stay in the cache."""
+    like = tensors[names.index("T1")]
+    size = max(x.shape[-1] for x in tensors) if like.ndim else 1
+    orders = max(len(k.orders) for k in plan.knots)
+    each = copies * (1 if plan.real else 2) * orders * like.element_size()
+    chunk = max(_CACHE // max(each, 1), 16)
+    if size <= 2 * chunk or not like.device.type == "cpu":
+        return tuple(f(*tensors))
+    parts = [
+        f(*(x[..., i : i + chunk] if x.shape[-1] > 1 else x for x in tensors))
+        for i in range(0, size, chunk)
+    ]
+    return tuple(torch.cat(p, -1) for p in zip(*parts, strict=True))

@@ -1,0 +1,133 @@
+"""The extended-phase-graph operators, one by one, on a `State` of one voxel.
+
+`mrsim.epg.run` fuses them; they are here to build, teach and check with. Shapes depend
+on nothing but the integers given: a shift by n grows a state by n orders.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mrsim.epg.state import State
+
+
+def rf(state: State, flip: Tensor, phase: Tensor) -> State:
+    """Apply an instantaneous pulse.
+
+    Right-handed rotation by ``flip`` about (cos φ, sin φ, 0), on (F_k, conj F_-k, Z_k)
+    for every k (Weigel 2015, eq. 15):
+    F_k' = cos²(α/2) F_k + e^{2iφ} sin²(α/2) conj F_-k - i e^{iφ} sin α Z_k,
+    Z_k' = -(i/2) e^{-iφ} sin α F_k + (i/2) e^{iφ} sin α conj F_-k + cos α Z_k.
+
+    Args:
+        state: the state.
+        flip: () flip angle α, B1 included [rad].
+        phase: () phase φ [rad].
+
+    Returns:
+        The state after the pulse.
+
+    >>> import torch
+    >>> from mrsim import epg
+    >>> rest = epg.equilibrium(torch.tensor(1.0))
+    >>> epg.rf(rest, torch.tensor(torch.pi / 2), torch.tensor(0.0)).F.imag
+    tensor([-1.])
+    """
+    c, s = flip.cos(), flip.sin()
+    c2, s2 = (1 + c) / 2, (1 - c) / 2
+    turn = torch.complex(phase.cos(), phase.sin())
+    K = state.Z.shape[0] - 1
+    Z = torch.cat([state.Z.flip(0)[:K].conj(), state.Z])
+    mirror = state.F.flip(0).conj()
+    F = c2 * state.F + s2 * turn * turn * mirror - 1j * turn * s * Z
+    F0, mirror0 = state.F[K:], mirror[K:]
+    half = (s[None] / 2)[0]
+    Z = 1j * half * (turn * mirror0 - turn.conj() * F0) + c * state.Z
+    return State(F=F, Z=Z)
+
+
+def relax(state: State, T1: Tensor, T2: Tensor, M0: Tensor, time: Tensor) -> State:
+    """Relax: F_k → F_k e^{-t/T2}, Z_k → Z_k e^{-t/T1}, Z_0 regrows to M0.
+
+    Args:
+        state: the state.
+        T1: () longitudinal relaxation time [s].
+        T2: () transverse relaxation time [s].
+        M0: () equilibrium magnetisation.
+        time: () duration t [s].
+
+    Returns:
+        The state after the wait (Weigel 2015, eqs. 21–22).
+
+    >>> import torch
+    >>> from mrsim import epg
+    >>> one = torch.tensor(1.0)
+    >>> epg.relax(epg.equilibrium(0 * one), one, one, one, one).Z.real
+    tensor([0.6321])
+    """
+    Z = state.Z * torch.exp(-time / T1)
+    grown = -torch.expm1(-time / T1) * M0
+    return State(F=state.F * torch.exp(-time / T2), Z=torch.cat([Z[:1] + grown, Z[1:]]))
+
+
+def precess(state: State, df: Tensor, time: Tensor) -> State:
+    """Precess off resonance: F_k → F_k e^{i 2π df t}.
+
+    Args:
+        state: the state.
+        df: () off-resonance [Hz].
+        time: () duration t [s].
+
+    Returns:
+        The state after the wait.
+
+    >>> import torch
+    >>> from mrsim import epg
+    >>> F = torch.ones(1, dtype=torch.complex64)
+    >>> epg.precess(epg.State(F=F, Z=F), torch.tensor(0.25), torch.tensor(1.0)).F.imag
+    tensor([1.])
+    """
+    angle = (2 * math.pi * df[None] * time)[0]
+    return State(F=state.F * torch.complex(angle.cos(), angle.sin()), Z=state.Z)
+
+
+def shift(state: State, n: int) -> State:
+    """Dephase by a gradient: F_k → F_{k+n}; Z stays (Weigel 2015, eq. 25).
+
+    Args:
+        state: the state of order K.
+        n: unit shifts, of either sign.
+
+    Returns:
+        The state, of order K + |n|.
+
+    >>> import torch
+    >>> from mrsim import epg
+    >>> epg.shift(epg.equilibrium(torch.tensor(1.0)), 2).F.shape
+    torch.Size([5])
+    """
+    new = torch.zeros_like(state.F[:1])
+    F = [new.expand(2 * abs(n)), state.F]
+    return State(
+        F=torch.cat(F if n > 0 else F[::-1]), Z=torch.cat([state.Z, new.expand(abs(n))])
+    )
+
+
+def spoil(state: State) -> State:
+    """Spoil ideally: only Z_0 survives.
+
+    Args:
+        state: the state.
+
+    Returns:
+        The state, of the same order.
+
+    >>> import torch
+    >>> from mrsim import epg
+    >>> F = torch.ones(3, dtype=torch.complex64)
+    >>> epg.spoil(epg.State(F=F, Z=F[:2])).Z.real
+    tensor([1., 0.])
+    """
+    Z = torch.cat([state.Z[:1], torch.zeros_like(state.Z[1:])])
+    return State(F=torch.zeros_like(state.F), Z=Z)
