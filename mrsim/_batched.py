@@ -1,17 +1,17 @@
 """Maps over batches of any size in bounded memory."""
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mrsim._check import concrete, require
+from mrsim._check import require, transforming
 from mrsim.tree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-_PROBES = (2, 10)
+_PROBES = (2, 4)
 
 
 def batched(
@@ -28,11 +28,16 @@ def batched(
     Args:
         f: the function of one item, as for ``torch.func.vmap``.
         in_dims: for each argument 0 (mapped along its leaves' first axis) or ``None``.
-        memory: bytes that one chunk may allocate; inputs and results come on top.
+        memory: bytes that one chunk may allocate (one item at least); inputs and
+            results come on top, and so does autograd's tape if it records.
         progress: show a progress bar (needs tqdm, extra ``demo``).
 
     Returns:
         A function of the same arguments; results have the batch axis first.
+
+    Raises:
+        ValueError: `in_dims` holds another axis or does not fit the arguments, or the
+            mapped leaves have no common first axis (both when called).
 
     >>> import torch
     >>> from mrsim import batched
@@ -43,44 +48,55 @@ def batched(
 
     def run(*args: Any) -> Any:
         dims = (in_dims,) * len(args) if isinstance(in_dims, int) else in_dims
+        size = _length(args, dims)
 
-        def part(start: int, stop: int) -> tuple[Any, ...]:
-            return tuple(
-                x if d is None else tree_map(lambda v: v[start:stop], x)
-                for x, d in zip(args, dims, strict=True)
-            )
+        def over(cut: Callable[[Tensor], Tensor]) -> Any:
+            pairs = zip(args, dims, strict=True)
+            return mapped(*(x if d is None else tree_map(cut, x) for x, d in pairs))
 
-        leaves = [v for x, d in zip(args, dims, strict=True) if d == 0 for v in tree_leaves(x)]
-        size = _length(leaves)
-        if size <= _PROBES[1] or not all(map(concrete, leaves)):
+        def part(start: int, stop: int) -> Any:
+            # a copy, since jvp gives a view a tangent as large as the view's storage
+            return over(lambda v: v[start:stop].clone())
+
+        if not size:  # which vmap does not take: the shapes come from a made-up item
+            made = over(lambda v: v.new_ones(1, *v.shape[1:]))
+            return tree_map(lambda y: y[:0], made)
+        if size <= _PROBES[1] or transforming():
             return mapped(*args)
-        low, high = (peak_bytes(mapped, *part(0, n)) for n in _PROBES)
+        low, high = (peak_bytes(part, 0, n) for n in _PROBES)
         each = max(1, (high - low) // (_PROBES[1] - _PROBES[0]))
-        chunk = min(size, max(1, (memory - low) // each))
+        chunk = min(size, max(1, (memory - low) // each + _PROBES[0]))
         starts = _bar(range(0, size, chunk), progress)
-        flat, structure = zip(*(tree_flatten(mapped(*part(i, i + chunk))) for i in starts))
-        return tree_unflatten([torch.cat(y) for y in zip(*flat, strict=True)], structure[0])
+        pieces = [tree_flatten(part(i, i + chunk)) for i in starts]
+        leaves = zip(*(flat for flat, _ in pieces), strict=True)
+        return tree_unflatten([torch.cat(y) for y in leaves], pieces[0][1])
 
     return run
 
 
-def _length(leaves: list[Tensor]) -> int:
-    sizes = {v.shape[0] if v.ndim else None for v in leaves}
-    if len(sizes) != 1 or None in sizes:
-        shapes = [tuple(v.shape) for v in leaves]
+def _length(args: Sequence[Any], dims: Sequence[int | None]) -> int:
+    if len(args) != len(dims) or 0 not in dims or {*dims} - {0, None}:
+        raise ValueError(
+            f"batched: in_dims must hold 0 or None for each of {len(args)} arguments,"
+            f" and 0 at least once, got {dims}"
+        )
+    mapped = [x for x, d in zip(args, dims, strict=True) if d == 0]
+    shapes = [tuple(getattr(v, "shape", ())) for v in tree_leaves(mapped)]
+    lengths = {shape[0] if shape else -1 for shape in shapes}
+    if len(lengths) != 1 or -1 in lengths:
         raise ValueError(
             f"batched: every leaf of a mapped argument needs the same first axis, got"
             f" shapes {shapes}; mrsim.expand or mrsim.grid give it to all leaves"
         )
-    return sizes.pop() or 0
+    return lengths.pop()
 
 
-def _bar(items: Iterable[int], progress: bool) -> Iterable[int]:
-    return require("tqdm", "demo").tqdm(items) if progress else items
+def _bar(items: Sequence[int], progress: bool) -> Iterable[int]:
+    return require("tqdm", "demo").tqdm(items, unit="chunk") if progress else items
 
 
 def peak_bytes(f: Callable[..., Any], *args: Any) -> int:
-    """Return the largest number of bytes alive at once among the tensors ``f`` makes."""
+    """Return the most bytes alive at once among the tensors that ``f`` makes."""
     with _Ledger() as ledger:
         f(*args)
     return ledger.peak
@@ -99,10 +115,10 @@ class _Ledger(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        old = {x.untyped_storage()._cdata for x in tree_leaves(args) if isinstance(x, Tensor)}
+        old = {_storage(x) for x in tree_leaves(args) if isinstance(x, Tensor)}
         for x in tree_leaves(out):
             if isinstance(x, Tensor):
-                self._hold(x, x.untyped_storage()._cdata, old)
+                self._hold(x, _storage(x), old)
         return out
 
     def _hold(self, x: Tensor, key: int, old: set[int]) -> None:
@@ -120,3 +136,7 @@ class _Ledger(TorchDispatchMode):
         if not self.users[key]:
             del self.users[key]
             self.alive -= size
+
+
+def _storage(x: Tensor) -> int:
+    return x.untyped_storage()._cdata

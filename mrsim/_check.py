@@ -5,13 +5,17 @@ transforms. Values are checked on concrete tensors only: by a record's construct
 the Python numbers and arrays it converts, and by `mrsim.check` on request.
 """
 
+import importlib
 import math
+import sys
 import warnings
 from collections.abc import Collection, Mapping
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 
 _TIMES = {"T1", "T2", "T2p", "TR", "TE", "TI", "esp", "duration", "delay"}
 _LONGEST = 60.0
@@ -31,18 +35,23 @@ def check_floats(where: str, **fields: Any) -> None:
     """
     present = {n: v for n, v in fields.items() if v is not None}
     for name, value in present.items():
+        if isinstance(value, int):
+            raise TypeError(
+                f"{where}: {name} must be a floating-point tensor, got the int {value};"
+                f" write the float {float(value)}"
+            )
         if not isinstance(value, Tensor):
             raise TypeError(
-                f"{where}: {name} must be a floating-point tensor,"
-                f" got {type(value).__name__} {value!r}; write a float such as 1.0"
+                f"{where}: {name} must be a floating-point tensor, got a"
+                f" {type(value).__name__}; convert it with torch.as_tensor({name})"
             )
         if not value.is_floating_point():
             raise TypeError(
                 f"{where}: {name} must be a floating-point tensor, got {value.dtype};"
                 f" convert it with {name}.to(torch.get_default_dtype())"
             )
-    first, *rest = present
-    for name in rest:
+    first = next(iter(present), "")
+    for name in present:
         if present[name].dtype != present[first].dtype:
             raise TypeError(
                 f"{where}: {first} is {present[first].dtype} but {name} is"
@@ -117,42 +126,62 @@ def check_values(
     tensors = {
         n: v.detach()
         for n, v in fields.items()
-        if isinstance(v, Tensor) and v.is_floating_point() and v.numel()
+        if isinstance(v, Tensor) and v.is_floating_point() and v.numel() and concrete(v)
     }
-    chosen = tensors if checked is None else {n: tensors[n] for n in checked if n in tensors}
-    for name, value in chosen.items():
-        _check_one(where, name, value)
-    if {"T1", "T2"} <= tensors.keys() and {"T1", "T2"} & chosen.keys():
-        larger = tensors["T2"] > tensors["T1"]
-        if larger.any():
-            _warn(
-                f"{where}: T2 is larger than T1 in {int(larger.sum())} of"
-                f" {larger.numel()} voxels, which no tissue shows; are they swapped?"
-            )
+    chosen = tensors.keys() if checked is None else tensors.keys() & checked
+    for name in chosen:
+        _check_one(where, name, tensors[name])
+    if {"T1", "T2"} <= tensors.keys() and {"T1", "T2"} & chosen:
+        _check_order(where, tensors["T1"], tensors["T2"])
+
+
+def _check_order(where: str, t1: Tensor, t2: Tensor) -> None:
+    if t1.device != t2.device or (t1.ndim and t2.ndim and t1.shape != t2.shape):
+        return
+    larger = t2 > t1
+    if larger.any():
+        warn(
+            f"{where}: T2 is larger than T1 in {int(larger.sum())} of"
+            f" {larger.numel()} voxels, which no tissue shows; are they swapped?"
+        )
 
 
 def _check_one(where: str, name: str, value: Tensor) -> None:
     missing = int(value.isnan().sum())
     if missing:
-        _warn(f"{where}: {name} is NaN in {missing} of {value.numel()} values")
+        warn(f"{where}: {name} is NaN in {missing} of {value.numel()} values")
     if name in _TIMES:
         low, high = value.nan_to_num(0.0, posinf=0.0).aminmax()
         if low < 0:
-            raise ValueError(f"{where}: {name} must not be negative, got {float(low):g} s")
+            raise ValueError(
+                f"{where}: {name} must not be negative, got {float(low):g} s"
+            )
         if high > _LONGEST:
-            _warn(
+            warn(
                 f"{where}: {name} = {float(high):g} s looks like milliseconds;"
                 f" mrsim takes seconds, write {float(high):g} * mrsim.units.ms"
             )
-    if name == "flip" and float(value.nan_to_num(0.0).abs().amax()) > _LARGEST_FLIP:
-        _warn(
-            f"{where}: flip = {float(value.nan_to_num(0.0).abs().amax()):g} rad looks like"
-            f" degrees; mrsim takes radians, write 180 * mrsim.units.deg"
-        )
+    if name == "flip":
+        largest = float(value.nan_to_num(0.0).abs().amax())
+        if largest > _LARGEST_FLIP:
+            warn(
+                f"{where}: flip = {largest:g} rad looks like degrees;"
+                f" mrsim takes radians, write {largest:g} * mrsim.units.deg"
+            )
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=6)
+def warn(message: str) -> None:
+    """Warn at the line of the first caller outside mrsim and torch."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and _is_inside(frame):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _is_inside(frame: FrameType) -> bool:
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    constructor = "__create_fn__" in frame.f_code.co_qualname
+    return constructor or package in {"mrsim", "dataclasses", "torch"}
 
 
 def check(record: Any) -> Any:
@@ -194,8 +223,6 @@ def require(module: str, extra: str) -> Any:
     Raises:
         ImportError: the package is missing.
     """
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ImportError as e:
@@ -206,5 +233,20 @@ def require(module: str, extra: str) -> Any:
 
 
 def concrete(x: Tensor) -> bool:
-    """Tell whether a tensor's values can be looked at: no transform traces it."""
-    return not torch._C._functorch.is_functorch_wrapped_tensor(x) and not x.is_meta
+    """Tell whether a tensor's values can be looked at: nothing traces it."""
+    return not (
+        x.is_meta
+        or traced(x)
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+    )
+
+
+def traced(x: Tensor) -> bool:
+    """Tell whether a torch.func transform follows a tensor."""
+    return is_functorch_wrapped_tensor(x)
+
+
+def transforming() -> bool:
+    """Tell whether a torch.func transform is active."""
+    return peek_interpreter_stack() is not None

@@ -6,13 +6,15 @@ closed under differentiation: every composition of torch.func transforms works, 
 order, and memory is that of one recomputed segment.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from mrsim.tree import tree_flatten, tree_unflatten
+from mrsim._check import traced
+from mrsim.tree import filled, smooth, tree_flatten, tree_leaves, tree_unflatten
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,22 +23,28 @@ class Segment(NamedTuple):
     """A function of flat tensors and how its batch axes travel."""
 
     f: Callable[..., Any]
-    trailing: bool  # vmap appends its axis to every input's shape; f broadcasts them
     primals: int  # inputs from this position on enter f linearly (tangents, cotangents)
-    expand: bool  # inputs that are not mapped are expanded to the batch
+    trailing: bool = False  # vmap appends its axis to every input; f broadcasts them
+    expand: bool = False  # inputs that are not mapped are expanded to the batch
+    push: Callable[..., Any] | None = None  # f's jvp, (*primals, *tangents) → tangent
+    leading: bool = False  # f takes its linear inputs also with one more axis, first
 
 
 def remat(f: F) -> F:
     """Make a function that saves only its inputs and recomputes itself for derivatives.
 
-    Unlike ``torch.utils.checkpoint`` it composes with every torch.func transform, to
-    any order.
+    Unlike ``torch.utils.checkpoint`` it composes with every torch.func transform but
+    linearize, to any order. What is differentiated must be an argument of ``f``: a
+    tensor that ``f`` closes over is a constant.
 
     Args:
-        f: a function of pytrees of floating tensors, returning a pytree of tensors.
+        f: a function of pytrees, returning a pytree of floating or complex tensors.
 
     Returns:
         A function with the same value and derivatives.
+
+    Raises:
+        ValueError: (when called) ``f`` closes over a tensor that is differentiated.
 
     >>> import torch
     >>> from mrsim import remat
@@ -44,19 +52,35 @@ def remat(f: F) -> F:
     tensor(2.)
     """
 
+    @functools.wraps(f)
     def wrapped(*args: Any) -> Any:
+        _refuse_closures(f)
         leaves, structure = tree_flatten(args)
+        at = [k for k, x in enumerate(leaves) if isinstance(x, Tensor)]
         made: list[Any] = []
 
-        def flat(*xs: Tensor) -> tuple[Tensor, ...]:
+        def flat(*xs: Any) -> tuple[Tensor, ...]:
             out, spec = tree_flatten(f(*tree_unflatten(list(xs), structure)))
             made[:] = [spec]
             return tuple(out)
 
-        out = apply(Segment(flat, False, len(leaves), False), *leaves)
+        segment = Segment(filled(flat, leaves, at), len(at))
+        out = apply(segment, *(leaves[k] for k in at))
         return tree_unflatten(list(out), made[0])
 
     return wrapped  # pyright: ignore[reportReturnType]
+
+
+def _refuse_closures(f: Callable[..., Any]) -> None:
+    """Refuse the closures that would silently lose a derivative."""
+    names = getattr(getattr(f, "__code__", None), "co_freevars", ())
+    for name, cell in zip(names, getattr(f, "__closure__", None) or (), strict=True):
+        for x in tree_leaves(cell.cell_contents):
+            if isinstance(x, Tensor) and (x.requires_grad or traced(x)):
+                raise ValueError(
+                    f"remat: the function closes over {name!r}, whose derivative would"
+                    f" be lost; make it an argument"
+                )
 
 
 def apply(segment: Segment, *inputs: Tensor) -> Any:
@@ -64,29 +88,42 @@ def apply(segment: Segment, *inputs: Tensor) -> Any:
     return _Closed.apply(segment, *inputs)
 
 
-def _tangent(segment: Segment) -> Segment:
+def _moving(inputs: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple(k for k, x in enumerate(inputs) if smooth(x))
+
+
+def _tangent(segment: Segment, at: Sequence[int], n: int) -> Segment:
+    """Return the jvp of a segment of n inputs with tangents for those at ``at``."""
+
     def f(*inputs: Tensor) -> Any:
-        n = len(inputs) // 2
-        return torch.func.jvp(segment.f, inputs[:n], inputs[n:])[1]
+        primals = tuple(inputs[k].contiguous() for k in at)  # jvp refuses stride 0
+        return torch.func.jvp(filled(segment.f, inputs[:n], at), primals, inputs[n:])[1]
 
-    return Segment(f, segment.trailing, -1, True)
+    made = Segment(f, n, trailing=segment.trailing, expand=True)
+    return made._replace(f=segment.push, leading=True) if segment.push else made
 
 
-def _cotangent(segment: Segment, n: int) -> Segment:
+def _cotangent(segment: Segment, at: Sequence[int], n: int) -> Segment:
+    """Return the vjp of a segment of n inputs with respect to those at ``at``."""
+
     def f(*inputs: Tensor) -> Any:
-        out, pull = torch.func.vjp(segment.f, *inputs[:n])
+        primals = (inputs[k] for k in at)
+        out, pull, *_ = torch.func.vjp(filled(segment.f, inputs[:n], at), *primals)
         return pull(inputs[n] if isinstance(out, Tensor) else tuple(inputs[n:]))
 
-    return Segment(f, segment.trailing, n, True)
+    return Segment(f, n, trailing=segment.trailing, expand=True)
 
 
 class _Closed(torch.autograd.Function):
     @staticmethod
     def forward(segment: Segment, *inputs: Tensor) -> Any:
-        return segment.f(*inputs)
+        out = segment.f(*inputs)
+        if isinstance(out, Tensor):
+            return _own(out, inputs)
+        return tuple(_own(y, inputs) for y in out)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Any) -> None:
         ctx.segment = inputs[0]
         ctx.save_for_backward(*inputs[1:])
         ctx.save_for_forward(*inputs[1:])
@@ -94,33 +131,56 @@ class _Closed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         inputs = ctx.saved_tensors
-        rule = _cotangent(ctx.segment, len(inputs))
-        return None, *_Closed.apply(rule, *inputs, *cotangents)
+        at = _moving(inputs)
+        rule = _cotangent(ctx.segment, at, len(inputs))
+        grads = dict(zip(at, _Closed.apply(rule, *inputs, *cotangents), strict=True))
+        return None, *(grads.get(k) for k in range(len(inputs)))
 
     @staticmethod
     def jvp(ctx: Any, _: Any, *tangents: Tensor) -> Any:
         inputs = ctx.saved_tensors
-        rule = _tangent(ctx.segment)._replace(primals=len(inputs))
-        return _Closed.apply(rule, *inputs, *tangents)
+        at = _moving(inputs)
+        rule = _tangent(ctx.segment, at, len(inputs))
+        return _Closed.apply(rule, *inputs, *(tangents[k] for k in at))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], segment: Segment, *inputs: Tensor) -> Any:
-        dims = in_dims[1:]
+    def vmap(info: Any, in_dims: Any, segment: Segment, *inputs: Tensor) -> Any:
+        dims, size = in_dims[1:], info.batch_size
         if segment.trailing and any(d is not None for d in dims[: segment.primals]):
-            size = info.batch_size if segment.expand else 1
             moved = [
-                x.unsqueeze(-1).expand(*x.shape, size) if d is None else x.movedim(d, -1)
+                _last(x, d, size if segment.expand else 1)
                 for x, d in zip(inputs, dims, strict=True)
             ]
-            out = _Closed.apply(segment, *[x.contiguous() for x in moved])
-            axis = -1
+            out = _Closed.apply(segment, *moved)
+            return out, _everywhere(out, -1)
+        pairs = zip(inputs, dims, strict=True)
+        moved = [x if d is None else x.movedim(d, 0) for x, d in pairs]
+        if segment.leading:
+            n = segment.primals
+            moved[n:] = [
+                x.expand(size, *x.shape).contiguous() if d is None else x
+                for x, d in zip(moved[n:], dims[n:], strict=True)
+            ]
+            inner = segment._replace(leading=False)
         else:
             mapped = tuple(None if d is None else 0 for d in dims)
-            moved = [
-                x if d is None else x.movedim(d, 0)
-                for x, d in zip(inputs, dims, strict=True)
-            ]
             f = torch.func.vmap(segment.f, in_dims=mapped)
-            out = _Closed.apply(segment._replace(f=f), *moved)
-            axis = 0
-        return out, axis if isinstance(out, Tensor) else (axis,) * len(out)
+            inner = segment._replace(f=f, push=None)
+        out = _Closed.apply(inner, *moved)
+        return out, _everywhere(out, 0)
+
+
+def _last(x: Tensor, dim: int | None, size: int) -> Tensor:
+    """Move or give the mapped axis to the end, contiguous (jvp refuses stride 0)."""
+    if dim is None:
+        return x.unsqueeze(-1).expand(*x.shape, size).contiguous()
+    return x.movedim(dim, -1).contiguous()
+
+
+def _everywhere(out: Any, axis: int) -> Any:
+    return axis if isinstance(out, Tensor) else (axis,) * len(out)
+
+
+def _own(y: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    """Copy an output that is an input: autograd would take it for changed in place."""
+    return y.clone() if any(y is x for x in inputs) else y

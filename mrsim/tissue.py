@@ -7,7 +7,7 @@ from mrsim.tree import neutral, record
 
 @record
 class Tissue:
-    """Magnetic properties of one voxel; a batch is a Tissue whose leaves have an axis."""
+    """Magnetic properties of one voxel; in a batch every leaf has one more axis."""
 
     T1: Tensor  # () longitudinal relaxation time [s]
     T2: Tensor  # () transverse relaxation time [s]

@@ -1,22 +1,25 @@
 """Derivatives by field name: `jac`, `value_and_jac`, `jvp`.
 
-torch.func's jacfwd and jacrev refuse complex outputs, have no chunks in forward mode and
-differentiate whole arguments. These do what a signal model needs.
+torch.func's jacfwd and jacrev refuse complex outputs, differentiate whole arguments and
+have no chunks in forward mode. These do what a signal model needs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from mrsim._check import check_floats
 from mrsim.tree import (
+    filled,
     get,
     is_record,
     names as field_names,
     only,
     promote,
     put,
+    smooth,
     tree_flatten,
     tree_map,
     tree_unflatten,
@@ -34,11 +37,15 @@ def locate(args: Sequence[Any], name: str) -> int:
     found = [i for i, x in enumerate(args) if is_record(x) and name in field_names(x)]
     if len(found) == 1:
         return found[0]
-    have = {type(x).__name__: list(field_names(x)) for x in args if is_record(x)}
+    records = filter(is_record, args)
+    have = [f"{type(x).__name__}({', '.join(field_names(x))})" for x in records]
     if not found:
-        raise ValueError(f"no argument has a field {name!r}; the fields are {have}")
+        raise ValueError(
+            f"no argument has a field {name!r}; the records given are"
+            f" {' and '.join(have) or 'none: pass a record, or use torch.func'}"
+        )
     raise ValueError(
-        f"{name!r} is a field of {len(found)} arguments ({', '.join(have)});"
+        f"{name!r} is a field of {len(found)} arguments, {' and '.join(have)};"
         f" close over one of them: jac(lambda x: f(x, other), {name!r})"
     )
 
@@ -48,11 +55,15 @@ def promoted(args: Sequence[Any], wanted: Sequence[str]) -> tuple[list[Any], lis
 
     Returns:
         The arguments, and the position of the owner of each name.
+
+    Raises:
+        TypeError: a named field is no floating tensor.
     """
     out = list(args)
     owners = [locate(args, name) for name in wanted]
     for i, name in zip(owners, wanted, strict=True):
         out[i] = promote(out[i], name)
+        check_floats(type(out[i]).__name__, **{name: get(out[i], name)})
     return out, owners
 
 
@@ -76,12 +87,15 @@ def value_and_jac(
         ``(value, jacobian)``: the Jacobian is a record like the argument that holds the
         names, with ``None`` elsewhere; a leaf has shape ``(*output, *field)``. Names in
         several arguments give a tuple of records, one for each of these arguments.
+
+    Raises:
+        ValueError: the mode is unknown.
     """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode must be 'forward' or 'reverse', got {mode!r}")
 
     def run(*args: Any) -> tuple[Any, Any]:
-        chosen = wanted or tuple(
-            n for n in field_names(args[0]) if get(args[0], n) is not None
-        )
+        chosen = tuple(dict.fromkeys(wanted or _present(args[0])))
         given, owners = promoted(args, chosen)
         leaves, structure = tree_flatten(tuple(given))
         places = tree_unflatten(list(range(len(leaves))), structure)
@@ -92,14 +106,22 @@ def value_and_jac(
 
         pick = _forward if mode == "forward" else _reverse
         value, columns = pick(flat, leaves, where, chunk_size)
-        parts = {
-            i: [(n, c) for n, c, o in zip(chosen, columns, owners, strict=True) if o == i]
-            for i in sorted(set(owners))
-        }
-        made = tuple(only(given[i], dict(p), dict(p).__getitem__) for i, p in parts.items())
+        parts: dict[int, dict[str, Any]] = {i: {} for i in sorted(owners)}
+        for i, name, column in zip(owners, chosen, columns, strict=True):
+            parts[i][name] = column
+        made = tuple(only(given[i], p, p.__getitem__) for i, p in parts.items())
         return value, made[0] if len(made) == 1 else made
 
     return run
+
+
+def _present(x: Any) -> list[str]:
+    if not is_record(x):
+        raise ValueError(
+            f"jac without names differentiates its first argument, which must be a"
+            f" record, got {type(x).__name__}; use torch.func.jacfwd for bare tensors"
+        )
+    return [n for n in field_names(x) if get(x, n) is not None]
 
 
 def jac(
@@ -157,37 +179,26 @@ def jvp(f: Callable[..., Any], directions: Mapping[str, Any]) -> Callable[..., A
 
 
 def _zero_tangent(x: Any) -> Any:
-    return torch.zeros_like(x) if _smooth(x) else x
-
-
-def _smooth(x: Any) -> bool:
-    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+    return torch.zeros_like(x) if smooth(x) else x
 
 
 def _push(f: Callable[..., Any], leaves: Sequence[Any], moves: Sequence[Any]) -> Any:
-    """Call jvp with a tangent for every floating leaf.
-
-    An operand without one costs a dispatch through Python (about 100 µs an operation)
-    and turns 0-d float32 tangents into float64.
-    """
-    smooth = [k for k, x in enumerate(leaves) if _smooth(x)]
-
-    def partial(*xs: Tensor) -> Any:
-        full = list(leaves)
-        for k, x in zip(smooth, xs, strict=True):
-            full[k] = x
-        return f(*full)
-
-    return torch.func.jvp(
-        partial, tuple(leaves[k] for k in smooth), tuple(moves[k] for k in smooth)
-    )
+    """Call jvp with a tangent, zero or not, for every floating leaf."""
+    # An operand without one costs a dispatch through Python (about 100 µs an operation)
+    # and turns 0-d float32 tangents into float64, as does a Python number.
+    at = [k for k, x in enumerate(leaves) if smooth(x)]
+    primals = tuple(leaves[k].contiguous() for k in at)  # jvp refuses stride 0
+    moving = tuple(moves[k] for k in at)
+    value, move, *_ = torch.func.jvp(filled(f, leaves, at), primals, moving)
+    return value, tree_map(lambda y, v: v.to(y.dtype), value, move)
 
 
 def _forward(
     f: Callable[..., Any], leaves: list[Any], where: list[int], chunk: int | None
 ) -> tuple[Any, list[Any]]:
     sizes = [leaves[k].numel() for k in where]
-    eye = torch.eye(sum(sizes), dtype=leaves[where[0]].dtype, device=leaves[where[0]].device)
+    first = leaves[where[0]]
+    eye = torch.eye(sum(sizes), dtype=first.dtype, device=first.device)
 
     def push(row: Tensor) -> Any:
         moves = [_zero_tangent(x) for x in leaves]
@@ -195,13 +206,14 @@ def _forward(
             moves[k] = part.reshape(leaves[k].shape)
         return _push(f, leaves, moves)
 
-    copies, columns = torch.func.vmap(push, out_dims=(0, -1), chunk_size=chunk)(eye)
+    copies, columns = torch.func.vmap(push, chunk_size=chunk)(eye)
     value = tree_map(lambda y: y[0], copies)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
 
     def part(start: int, size: int, shape: torch.Size) -> Any:
         def cut(c: Tensor) -> Tensor:
-            return c.narrow(-1, start, size).reshape(*c.shape[:-1], *shape)
+            column = c.narrow(0, start, size).movedim(0, -1)
+            return column.reshape((*c.shape[1:], *shape))
 
         return tree_map(cut, columns)
 
@@ -212,33 +224,26 @@ def _forward(
 def _reverse(
     f: Callable[..., Any], leaves: list[Any], where: list[int], chunk: int | None
 ) -> tuple[Any, list[Any]]:
-    def chosen(*xs: Tensor) -> Any:
-        full = list(leaves)
-        for k, x in zip(where, xs, strict=True):
-            full[k] = x
-        value = f(*full)
+    chosen = filled(f, leaves, where)
+
+    def both(*xs: Tensor) -> tuple[Any, Any]:
+        value = chosen(*xs)
         return tree_map(_as_real, value), value
 
-    real, pull, value = torch.func.vjp(chosen, *[leaves[k] for k in where], has_aux=True)
+    primals = [leaves[k] for k in where]
+    real, pull, value = torch.func.vjp(both, *primals, has_aux=True)  # pyright: ignore[reportAssignmentType]
     outs, structure = tree_flatten(real)
     sizes = [y.numel() for y in outs]
     eye = torch.eye(sum(sizes), dtype=outs[0].dtype, device=outs[0].device)
 
-    def rows(cotangent: Tensor) -> Any:
-        parts = cotangent.split(sizes)
-        return pull(
-            tree_unflatten(
-                [p.reshape(y.shape) for p, y in zip(parts, outs, strict=True)], structure
-            )
-        )
-
-    stacked = torch.func.vmap(rows, chunk_size=chunk)(eye)
+    blocks = zip(eye.split(sizes, 1), outs, strict=True)
+    rows = [b.contiguous().reshape((-1, *y.shape)) for b, y in blocks]
+    stacked = torch.func.vmap(pull, chunk_size=chunk)(tree_unflatten(rows, structure))
     values, _ = tree_flatten(value)
 
     def part(grads: Tensor) -> Any:
-        pieces = zip(grads.split(sizes), outs, values, strict=True)
-        made = [_as_complex(g.reshape(*y.shape, *g.shape[1:]), y.ndim, v) for g, y, v in pieces]
-        return tree_unflatten(made, structure)
+        pieces = zip(grads.split(sizes), values, strict=True)
+        return tree_unflatten([_as_output(g, y) for g, y in pieces], structure)
 
     return value, [part(g) for g in stacked]
 
@@ -247,8 +252,10 @@ def _as_real(y: Tensor) -> Tensor:
     return torch.view_as_real(y) if y.is_complex() else y
 
 
-def _as_complex(g: Tensor, ndim: int, value: Tensor) -> Tensor:
+def _as_output(g: Tensor, value: Tensor) -> Tensor:
+    """Shape the gradients of a value's real numbers to ``(*value, *field)``."""
+    field = g.shape[1:]
     if not value.is_complex():
-        return g
-    pair = g.movedim(ndim - 1, -1).contiguous()
-    return torch.view_as_complex(pair)
+        return g.reshape((*value.shape, *field))
+    pair = g.reshape((*value.shape, 2, *field)).movedim(value.ndim, -1)
+    return torch.view_as_complex(pair.contiguous())

@@ -8,7 +8,7 @@ This is the only file that touches torch's (private) pytree registry.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 import optree
@@ -38,23 +38,38 @@ def neutral(value: float, like: str | None = None) -> Any:
     Args:
         value: the neutral value (1 for ``B1``, 0 for ``df``).
         like: the field whose shape the neutral value takes; ``None`` for a scalar.
+
+    Returns:
+        A dataclass field whose default is ``None``.
     """
     return dataclasses.field(default=None, metadata={"neutral": value, "like": like})
 
 
-@dataclass_transform(
-    kw_only_default=True, frozen_default=True, field_specifiers=(static, neutral)
-)
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 def record(cls: type[R]) -> type[R]:
     """Make a class a record: frozen, keyword-only, a pytree in torch and optree.
 
-    The constructor turns Python floats, lists and arrays into tensors (of the dtype and
-    device of the record's first floating tensor, else of torch's default) and lets
-    tensors, records, bools, ints and ``None`` through, so that a record of ints can
-    serve as ``in_dims``. Unflattening bypasses the constructor.
+    The constructor turns Python floats and lists into tensors (of the dtype and device
+    of the record's first floating tensor or array, else of torch's default), copies
+    arrays with their dtype, and lets tensors, records, bools, ints and ``None`` pass,
+    so that a record of ints can serve as ``in_dims``. Unflattening bypasses it.
+
+    Args:
+        cls: a class whose annotated fields are tensors, records or `static`.
+
+    Returns:
+        The dataclass.
+
+    >>> import torch
+    >>> from mrsim import record
+    >>> @record
+    ... class Decay:
+    ...     R2: torch.Tensor  # () rate [1/s]
+    >>> torch.func.grad(lambda x: x.R2**2)(Decay(R2=3.0))
+    Decay(R2=tensor(6.))
     """
-    cls.__post_init__ = _convert
-    made = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+    cls.__post_init__ = _convert  # pyright: ignore[reportAttributeAccessIssue]
+    made: Any = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
     leafy = tuple(f.name for f in fields(made) if not f.metadata.get("static"))
     fixed = tuple(f.name for f in fields(made) if f.metadata.get("static"))
 
@@ -63,7 +78,7 @@ def record(cls: type[R]) -> type[R]:
         values = tuple(getattr(x, n) for n in fixed)
         return [getattr(x, n) for n in present], (present, values)
 
-    def unflatten(children: Iterable[Any], context: tuple[Any, ...]) -> R:
+    def unflatten(children: Iterable[Any], context: Any) -> Any:
         present, values = context
         x = object.__new__(made)
         x.__dict__.update(dict.fromkeys(leafy))
@@ -101,40 +116,64 @@ def fields(x: Any) -> tuple[dataclasses.Field[Any], ...]:
 
 def is_record(x: Any) -> bool:
     """Tell whether ``x`` is an instance of a class made by `record`."""
-    return dataclasses.is_dataclass(x) and not isinstance(x, type)
+    return dataclasses.is_dataclass(x) and type(x) in _pytree.SUPPORTED_NODES
+
+
+def smooth(x: Any) -> bool:
+    """Tell whether a leaf can be differentiated."""
+    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+
+
+def filled(
+    f: Callable[..., Any], leaves: Sequence[Any], at: Sequence[int]
+) -> Callable[..., Any]:
+    """Return ``f`` of all leaves as a function of those at the given positions."""
+
+    def chosen(*xs: Any) -> Any:
+        now = dict(zip(at, xs, strict=True))
+        return f(*(now.get(k, x) for k, x in enumerate(leaves)))
+
+    return chosen
 
 
 def _convert(self: Any) -> None:
-    values = {
+    given = {
         f.name: getattr(self, f.name)
         for f in fields(self)
         if not f.metadata.get("static")
     }
-    arrays = {
-        n: torch.tensor(v)
-        for n, v in values.items()
-        if hasattr(v, "__array__") and not isinstance(v, Tensor | float)
-    }
-    known = [v for v in (values | arrays).values() if isinstance(v, Tensor)]
-    first = next((v for v in known if v.is_floating_point()), torch.empty(0))
-    made = {
-        n: _stack(v, first) for n, v in values.items() if isinstance(v, float | list | tuple)
-    }
-    made |= {n: v.to(first.device) for n, v in arrays.items()}
+    typed = {n: _tensor(v, torch.empty(0)) for n, v in given.items() if _has_dtype(v)}
+    first = next((v for v in typed.values() if v.is_floating_point()), torch.empty(0))
+    bare = {n: v for n, v in given.items() if isinstance(v, float | list | tuple)}
+    made = {n: _tensor(v, first) for n, v in bare.items() if n not in typed}
+    made |= {n: v.to(first.device) for n, v in typed.items() if v is not given[n]}
     for name, value in made.items():
         object.__setattr__(self, name, value)
-    check_values(type(self).__name__, values | made, made)
+    check_values(type(self).__name__, given | made, made)
 
 
-def _stack(value: Any, like: Tensor) -> Tensor:
+def _has_dtype(value: Any) -> bool:
+    """Tell tensors, arrays and lists that hold one from bare numbers."""
+    if isinstance(value, list | tuple):
+        return any(map(_has_dtype, value))
+    return hasattr(value, "__array__") and not isinstance(value, float)
+
+
+def _tensor(value: Any, like: Tensor) -> Tensor:
+    """Make a tensor of arrays, tensors and numbers (as ``like``), in lists or bare."""
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
-        return torch.stack([_stack(v, like) for v in value])
-    return torch.tensor(value, dtype=like.dtype, device=like.device)
+    if not _has_dtype(value):
+        return torch.tensor(value, dtype=like.dtype, device=like.device)
+    if isinstance(value, list | tuple):
+        typed = _tensor(next(filter(_has_dtype, value)), like)
+        return torch.stack([_tensor(v, typed) for v in value])
+    array = value.__array__()
+    native = array.dtype.newbyteorder("=")
+    return torch.tensor(array.astype(native, order="C"))
 
 
-def replace(x: R, **changes: Any) -> R:
+def replace(x: R, /, **changes: Any) -> R:
     """Return a copy of the record with the named fields changed."""
     return dataclasses.replace(x, **changes)  # pyright: ignore[reportArgumentType]
 
@@ -172,6 +211,9 @@ def names(x: Any, prefix: str = "") -> Iterator[str]:
 def promote(x: R, name: str) -> R:
     """Give an absent field its neutral value, so that it can be differentiated.
 
+    Returns:
+        The record, with a value in the field.
+
     Raises:
         ValueError: the field is absent and declares no neutral value.
     """
@@ -186,7 +228,7 @@ def promote(x: R, name: str) -> R:
             f" give it a value before naming it"
         )
     if meta["like"] is None:
-        first = next(v for v in tree_leaves(owner) if isinstance(v, Tensor))
+        first = next(filter(smooth, tree_leaves(owner)), torch.empty(0))
         return put(x, name, first.new_full((), meta["neutral"]))
     return put(x, name, torch.full_like(getattr(owner, meta["like"]), meta["neutral"]))
 
@@ -228,11 +270,11 @@ def to(
 
 
 def expand(tree: R, size: int) -> R:
-    """Give every leaf a leading batch axis of ``size``, contiguous, for ``in_dims=0``."""
+    """Give every leaf a first axis of ``size``, contiguous, for ``in_dims=0``."""
     return tree_map(lambda x: x.expand(size, *x.shape).contiguous(), tree)
 
 
-def grid(base: R, **axes: Any) -> R:
+def grid(base: R, /, **axes: Any) -> R:
     """Make a record of every combination of the given axes: a flat batch.
 
     Args:
@@ -242,13 +284,24 @@ def grid(base: R, **axes: Any) -> R:
     Returns:
         A record whose every leaf has the batch axis ``(product of lengths, …)``.
 
+    Raises:
+        ValueError: an axis names no field or is not 1-D.
+
     >>> from mrsim import Tissue, grid
     >>> atoms = grid(Tissue(T1=1.0, T2=0.1), T1=[0.5, 1.0, 2.0], T2=[0.05, 0.1])
     >>> atoms.T1.shape, atoms.T2[:2]
     (torch.Size([6]), tensor([0.0500, 0.1000]))
     """
-    first = next(v for v in tree_leaves(base) if isinstance(v, Tensor))
-    values = [torch.as_tensor(v, dtype=first.dtype, device=first.device) for v in axes.values()]
-    mesh = [m.reshape(-1) for m in torch.meshgrid(*values, indexing="ij")]
-    size = mesh[0].numel()
-    return replace(expand(base, size), **dict(zip(axes, mesh, strict=True)))
+    owner = type(base).__name__
+    first = next(filter(smooth, tree_leaves(base)), torch.empty(0))
+    values = {n: _tensor(v, first).to(first) for n, v in axes.items()}
+    for name, value in values.items():
+        if name not in names(base) or value.ndim != 1:
+            raise ValueError(
+                f"grid: {name} must be a 1-D list of values for a field of {owner}"
+                f" ({', '.join(names(base))}), got shape {tuple(value.shape)}"
+            )
+        check_values(owner, {name: value})
+    mesh = torch.meshgrid(*values.values(), indexing="ij")
+    flat = {n: m.reshape(-1) for n, m in zip(values, mesh, strict=True)}
+    return replace(expand(base, mesh[0].numel()), **flat)

@@ -25,4 +25,4 @@ Hz = 1.0
 kHz = 1e3
 
 GAMMA = 2.6752218708e8
-"""Gyromagnetic ratio of the proton (CODATA 2018) [rad/s/T]."""
+"""Gyromagnetic ratio of the proton (CODATA 2022) [rad/s/T]."""
