@@ -1,0 +1,309 @@
+"""Fisher information and Cramér-Rao bounds of any signal model, by field name.
+
+Samples s(θ) with independent Gaussian noise of standard deviation σₖ in the real (and,
+if s is complex, in the imaginary) channel, averaged wₖ times, carry the information
+F = Σₖ wₖ/σₖ² Re(∂sₖ/∂θᵢ* ∂sₖ/∂θⱼ); no unbiased estimate of θ has a covariance below F⁻¹
+(Kay 1993, Fundamentals of Statistical Signal Processing I, ch. 3).
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mrsim._check import concrete
+from mrsim._covariance import Bound, invert
+from mrsim.transform import promoted, value_and_jac
+from mrsim.tree import fields, get, names as field_names, only
+
+_ROUNDING = 100.0  # times eps √samples: noise of a Jacobian's column against ‖s‖
+
+
+def fisher(
+    f: Callable[..., Tensor],
+    *unknowns: str,
+    sigma: float | Tensor,
+    nuisance: Sequence[str] = (),
+    weights: Tensor | None = None,
+    prior: Mapping[str, Any] | None = None,
+) -> Callable[..., Tensor]:
+    """Make a function that returns the Fisher information of ``f``'s parameters.
+
+    F = Σₖ wₖ/σₖ² Re(Jₖᵢ* Jₖⱼ) + δᵢⱼ/sdᵢ². A column of J that is rounding noise,
+    ‖scaleᵢ Jᵢ‖ ≤ C eps ‖s‖ with C = 100 √samples, gives exact zeros. The scale is the
+    parameter's largest absolute entry, but at least 1 unit for fields whose neutral
+    value is 0 (off-resonance), and 1 for any field that is zero throughout.
+
+    Args:
+        f: a function of records that returns the signal, real or complex.
+        *unknowns: names of fields in any argument, dotted for nested records; a field
+            that is ``None`` takes its neutral value. No name: every present leaf of the
+            first argument.
+        sigma: standard deviation of each real channel [signal units], () or like s.
+        nuisance: names of further unknowns, of no interest in themselves.
+        weights: how often each sample is averaged [1], like s; any real number ≥ 0.
+        prior: name → standard deviation of what is known beforehand [the field's unit],
+            () or like the field (van Trees 1968).
+
+    Returns:
+        A function of ``f``'s arguments that returns F, of shape (p, p): the unknowns,
+        then the nuisances, each flattened.
+
+    >>> import mrsim, torch
+    >>> decay = lambda tissue, t: tissue.M0 * (-t / tissue.T2).exp()
+    >>> tissue, t = mrsim.Tissue(T1=1.0, T2=0.1), torch.tensor([0.0, 0.1])
+    >>> mrsim.fisher(decay, "M0", "T2", sigma=0.1)(tissue, t)
+    tensor([[ 113.5335,  135.3353],
+            [ 135.3353, 1353.3528]])
+    """
+
+    def run(*args: Any) -> Tensor:
+        wanted, others = _wanted(unknowns, nuisance, args)
+        found = _measure(f, (*wanted, *others), sigma, weights, prior or {}, args)
+        return found.matrix.to(found.dtype)
+
+    return run
+
+
+def crlb(
+    f: Callable[..., Tensor],
+    *unknowns: str,
+    sigma: float | Tensor,
+    nuisance: Sequence[str] = (),
+    weights: Tensor | None = None,
+    prior: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Make a function that returns the smallest variance of each unknown.
+
+    var θᵢ ≥ (F⁻¹)ᵢᵢ. What the signal does not depend on, and what it depends on only
+    in combination with others, has the variance inf with derivative 0; parameters that
+    take no part in it keep theirs. Outside transforms a warning names these parameters.
+    A NaN parameter gives NaN, in its voxel alone.
+
+    Args:
+        f: a function of records that returns the signal, real or complex.
+        *unknowns: as in `fisher`.
+        sigma: as in `fisher`.
+        nuisance: as in `fisher`; unknown too, but left out of the result.
+        weights: as in `fisher`.
+        prior: as in `fisher`.
+
+    Returns:
+        A function of ``f``'s arguments that returns a record like the argument that
+        holds the unknowns: variances [the field's unit squared], of the field's shape,
+        and ``None`` elsewhere. Unknowns of several arguments give a tuple of records.
+
+    >>> import mrsim, torch
+    >>> decay = lambda tissue, t: tissue.M0 * (-t / tissue.T2).exp()
+    >>> tissue, t = mrsim.Tissue(T1=1.0, T2=0.1), torch.tensor([0.0, 0.1])
+    >>> mrsim.crlb(decay, "T2", nuisance=["M0"], sigma=0.01)(tissue, t).T2.sqrt()
+    tensor(0.0029)
+    """
+
+    def run(*args: Any) -> Any:
+        wanted, others = _wanted(unknowns, nuisance, args)
+        found = _measure(f, (*wanted, *others), sigma, weights, prior or {}, args)
+        bound = invert(found.matrix, torch.finfo(found.dtype).eps)
+        if concrete(bound.matrix):
+            _warn(_labels((*wanted, *others), found.shapes), bound)
+        sizes = [shape.numel() for shape in found.shapes]
+        variances = bound.matrix.diagonal().to(found.dtype).split(sizes)
+        made: dict[int, dict[str, Tensor]] = {i: {} for i in sorted(found.owners)}
+        rows = zip(wanted, found.owners, variances, found.shapes, strict=False)
+        for name, i, variance, shape in rows:
+            made[i][name] = variance.reshape(shape)
+        records = tuple(
+            only(found.args[i], has, has.__getitem__) for i, has in made.items() if has
+        )
+        return records[0] if len(records) == 1 else records
+
+    return run
+
+
+def average(
+    cost: Callable[..., Tensor], weights: Tensor | None = None
+) -> Callable[..., Tensor]:
+    """Make a function that averages a cost over a batch of tissues.
+
+    Args:
+        cost: a function of one tissue and further arguments; a scalar.
+        weights: (tissue,) relative weights [1]; equal by default.
+
+    Returns:
+        A function of the batch (each leaf with its axis first) and the same arguments.
+
+    >>> import mrsim, torch
+    >>> tissues = mrsim.Tissue(T1=torch.ones(2), T2=torch.tensor([0.1, 0.3]))
+    >>> mrsim.average(lambda tissue: tissue.T2)(tissues)
+    tensor(0.2000)
+    """
+
+    def run(batch: Any, *rest: Any) -> Tensor:
+        costs = _each(cost, batch, rest)
+        share = torch.ones_like(costs) if weights is None else weights
+        return (costs * share).sum() / share.sum()
+
+    return run
+
+
+def worst(
+    cost: Callable[..., Tensor], power: float | None = None
+) -> Callable[..., Tensor]:
+    """Make a function that takes the largest cost over a batch of tissues.
+
+    Args:
+        cost: a function of one tissue and further arguments; a scalar.
+        power: take the smooth (Σ costᵖ / n)^(1/p) of positive costs instead; it tends
+            to the largest from below as p grows.
+
+    Returns:
+        A function of the batch (each leaf with its axis first) and the same arguments.
+
+    >>> import mrsim, torch
+    >>> tissues = mrsim.Tissue(T1=torch.ones(2), T2=torch.tensor([0.1, 0.3]))
+    >>> mrsim.worst(lambda tissue: tissue.T2)(tissues)
+    tensor(0.3000)
+    """
+
+    def run(batch: Any, *rest: Any) -> Tensor:
+        costs = _each(cost, batch, rest)
+        top = costs.detach().amax()
+        if power is None:
+            return costs.amax()
+        usable = top.isfinite() & (top > 0)
+        unit = torch.where(usable, top, 1.0)
+        ratios = torch.where(usable, costs / unit, 1.0)
+        return torch.where(usable, unit * (ratios**power).mean() ** (1 / power), top)
+
+    return run
+
+
+def _each(cost: Callable[..., Tensor], batch: Any, rest: tuple[Any, ...]) -> Tensor:
+    return torch.func.vmap(cost, in_dims=(0,) + (None,) * len(rest))(batch, *rest)
+
+
+class _Found(NamedTuple):
+    matrix: Tensor  # (p, p) Fisher information, in double precision
+    dtype: torch.dtype  # real dtype of the model
+    args: list[Any]  # the arguments, named fields promoted
+    owners: list[int]  # which argument holds each name
+    shapes: list[torch.Size]  # shape of each named field
+
+
+def _wanted(
+    unknowns: tuple[str, ...], nuisance: Sequence[str], args: tuple[Any, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    others = (nuisance,) if isinstance(nuisance, str) else tuple(nuisance)
+    present = (n for n in field_names(args[0]) if get(args[0], n) is not None)
+    chosen = unknowns or tuple(n for n in present if n not in others)
+    if len({*chosen, *others}) < len(chosen) + len(others):
+        raise ValueError(
+            f"crlb: a name is given twice in {(*chosen, *others)}; a field is either"
+            f" an unknown or a nuisance"
+        )
+    return chosen, others
+
+
+def _measure(
+    f: Callable[..., Tensor],
+    wanted: tuple[str, ...],
+    sigma: float | Tensor,
+    weights: Tensor | None,
+    prior: Mapping[str, Any],
+    args: tuple[Any, ...],
+) -> _Found:
+    given, owners = promoted(args, wanted)
+    value, jacobian = value_and_jac(f, *wanted)(*given)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"crlb: f must return one tensor, the signal, got {type(value).__name__};"
+            f" stack or concatenate its parts"
+        )
+    parts = jacobian if isinstance(jacobian, tuple) else (jacobian,)
+    holder = dict(zip(sorted(set(owners)), parts, strict=True))
+    named = list(zip(owners, wanted, strict=True))
+    columns = [get(holder[i], n).reshape(value.numel(), -1) for i, n in named]
+    # JᵀJ squares the condition number: double precision keeps a float32 J's accuracy
+    wide = torch.complex128 if value.is_complex() else torch.float64
+    j, s = torch.cat(columns, 1).to(wide), value.detach().reshape(-1).to(wide)
+    w = _spread("sigma", sigma, value) ** -2
+    if weights is not None:
+        w = w * _spread("weights", weights, value)
+    raw = (j.mH @ (w.unsqueeze(-1) * j)).real
+    noise = _ROUNDING * torch.finfo(value.dtype).eps * math.sqrt(value.numel())
+    energy = (w.detach() * (s.conj() * s).real).sum()
+    scale = torch.cat([_scale(given[i], n) for i, n in named])
+    silent = scale.square() * raw.detach().diagonal() <= noise**2 * energy
+    # the value becomes 0; its derivatives stay, since they need not vanish with it
+    clean = raw - torch.where(silent | silent.unsqueeze(-1), raw.detach(), 0.0)
+    values = [get(given[i], n) for i, n in named]
+    matrix = clean + _prior(prior, wanted, values)
+    shapes = [x.shape for x in values]
+    return _Found(matrix, value.real.dtype, given, owners, shapes)
+
+
+def _spread(name: str, x: float | Tensor, like: Tensor) -> Tensor:
+    """Return a factor for each entry of a tensor, flat and in double precision."""
+    given = torch.as_tensor(x, dtype=torch.float64, device=like.device)
+    try:
+        return given.expand(like.shape).reshape(-1)
+    except RuntimeError as e:
+        raise ValueError(
+            f"crlb: {name} must be a scalar or have shape {tuple(like.shape)},"
+            f" got {tuple(given.shape)}"
+        ) from e
+
+
+def _scale(owner: Any, name: str) -> Tensor:
+    """Return the size of a parameter's natural change, for each of its entries."""
+    x = get(owner, name)
+    head, _, last = name.rpartition(".")
+    holder = get(owner, head) if head else owner
+    meta = next(f.metadata for f in fields(holder) if f.name == last)
+    floor = 1.0 if meta.get("neutral") == 0 else 0.0
+    largest = x.detach().double().abs().amax().clamp_min(floor)
+    return torch.where(largest == 0, 1.0, largest).expand(x.numel())
+
+
+def _prior(
+    prior: Mapping[str, Any], wanted: Sequence[str], values: Sequence[Tensor]
+) -> Tensor:
+    unused = set(prior) - set(wanted)
+    if unused:
+        raise ValueError(
+            f"crlb: prior names {sorted(unused)}, which are not among the unknowns"
+            f" {tuple(wanted)}; add them to nuisance"
+        )
+    parts = [
+        _spread(f"prior of {n}", prior.get(n, math.inf), x)
+        for n, x in zip(wanted, values, strict=True)
+    ]
+    return torch.diag_embed(torch.cat(parts) ** -2)
+
+
+def _labels(wanted: Sequence[str], shapes: Sequence[torch.Size]) -> list[str]:
+    return [
+        name if shape == () else f"{name}[{k}]"
+        for name, shape in zip(wanted, shapes, strict=True)
+        for k in range(shape.numel())
+    ]
+
+
+def _warn(labels: Sequence[str], bound: Bound) -> None:
+    whys = {"no effect on the signal": bound.absent, "only combined": bound.coupled}
+    reasons = [
+        f"{', '.join(compress(labels, gone.tolist()))} ({why})"
+        for why, gone in whys.items()
+        if gone.any()
+    ]
+    if reasons:
+        warnings.warn(
+            f"crlb: the variance is inf for {' and '.join(reasons)};"
+            f" leave them out, give them a prior, or change the sequence",
+            UserWarning,
+            stacklevel=3,
+        )
