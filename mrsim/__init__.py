@@ -1,8 +1,22 @@
 """mrsim: functional, differentiable MRI simulation on torch.func."""
 
-from mrsim import bloch as bloch, epg as epg, units as units
+from mrsim import (
+    bloch as bloch,
+    design as design,
+    epg as epg,
+    fit as fit,
+    noise as noise,
+    units as units,
+)
 from mrsim._batched import batched as batched
 from mrsim._check import check as check
+from mrsim._covariance import covariance as covariance, logdet as logdet
+from mrsim._crlb import (
+    average as average,
+    crlb as crlb,
+    fisher as fisher,
+    worst as worst,
+)
 from mrsim._remat import remat as remat
 from mrsim.tissue import Tissue as Tissue
 from mrsim.transform import (

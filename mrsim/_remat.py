@@ -152,7 +152,7 @@ class _Closed(torch.autograd.Function):
                 for x, d in zip(inputs, dims, strict=True)
             ]
             out = _Closed.apply(segment, *moved)
-            return out, _everywhere(out, -1)
+            return out, _everywhere(out, last=True)
         pairs = zip(inputs, dims, strict=True)
         moved = [x if d is None else x.movedim(d, 0) for x, d in pairs]
         if segment.leading:
@@ -167,7 +167,7 @@ class _Closed(torch.autograd.Function):
             f = torch.func.vmap(segment.f, in_dims=mapped)
             inner = segment._replace(f=f, push=None)
         out = _Closed.apply(inner, *moved)
-        return out, _everywhere(out, 0)
+        return out, _everywhere(out, last=False)
 
 
 def _last(x: Tensor, dim: int | None, size: int) -> Tensor:
@@ -177,8 +177,11 @@ def _last(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.movedim(dim, -1).contiguous()
 
 
-def _everywhere(out: Any, axis: int) -> Any:
-    return axis if isinstance(out, Tensor) else (axis,) * len(out)
+def _everywhere(out: Any, *, last: bool) -> Any:
+    """Name the batch axis of each output; a negative number misleads torch 2.6."""
+    if isinstance(out, Tensor):
+        return out.ndim - 1 if last else 0
+    return tuple(y.ndim - 1 if last else 0 for y in out)
 
 
 def _own(y: Tensor, inputs: Sequence[Tensor]) -> Tensor:

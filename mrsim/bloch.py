@@ -10,8 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from mrsim._check import check_floats, check_shapes
-from mrsim.epg.program import Event, Program
+from mrsim.epg.program import Event, Program, checked
 from mrsim.tissue import Tissue
 
 
@@ -39,11 +38,18 @@ def run(tissue: Tissue, program: Program, spins: int | None = None) -> Tensor:
     >>> bloch.run(Tissue(T1=1.0, T2=0.1), train).real
     tensor([0.9048, 0.8187])
     """
-    _check(tissue, program)
+    checked("bloch.run", tissue, program)
+    if program.states is not None:
+        raise ValueError(
+            f"bloch.run: isochromats cannot drop orders, but the program keeps only"
+            f" {program.states}; give it states=None"
+        )
     total = sum(abs(event.shift) for event in program.layout)
     count = 2 * total + 1 if spins is None else spins
     like = program.flip
-    z = torch.arange(count, dtype=like.dtype, device=like.device) * (2 * math.pi / count)
+    z = torch.arange(count, dtype=like.dtype, device=like.device) * (
+        2 * math.pi / count
+    )
     rest = torch.ones_like(tissue.T1) if tissue.M0 is None else tissue.M0
     M = torch.zeros_like(z), torch.zeros_like(z), rest.expand(count)
     found = []
@@ -54,24 +60,11 @@ def run(tissue: Tissue, program: Program, spins: int | None = None) -> Tensor:
             found.append(_read(M, program, row, event))
         if event.spoil:
             M = _spoil(M)
-    return torch.stack(found)
+    none = torch.complex(rest, rest).new_zeros(0)
+    return torch.stack(found) if found else none
 
 
 Vector = tuple[Tensor, Tensor, Tensor]
-
-
-def _check(tissue: Tissue, program: Program) -> None:
-    scalars = dict.fromkeys(("T1", "T2", "M0", "B1", "df"), "")
-    columns = ("flip", "duration", "phase", "demod", "efficiency")
-    known = {n: getattr(tissue, n) for n in scalars}
-    check_floats("bloch.run", **known, **{n: getattr(program, n) for n in columns})
-    check_shapes("bloch.run", tissue, **scalars)
-    check_shapes("bloch.run", program, **dict.fromkeys(columns, "event"))
-    if program.states is not None:
-        raise ValueError(
-            f"bloch.run: isochromats cannot drop orders, but the program keeps only"
-            f" {program.states}; give it states=None"
-        )
 
 
 def _operate(
@@ -85,7 +78,9 @@ def _operate(
     if not event.pulse:
         return M
     flip = program.flip[row] if tissue.B1 is None else program.flip[row] * tissue.B1
-    c, s = _quarter(event.quadrant, None if program.phase is None else program.phase[row], flip)
+    c, s = _quarter(
+        event.quadrant, None if program.phase is None else program.phase[row], flip
+    )
     along, across = c * x + s * y, c * y - s * x
     across, z = (
         flip.cos() * across - flip.sin() * z,
@@ -94,14 +89,18 @@ def _operate(
     return c * along - s * across, s * along + c * across, z
 
 
-def _quarter(quadrant: int, phase: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+def _quarter(
+    quadrant: int, phase: Tensor | None, like: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return cos and sin of quadrant·90° + phase."""
     angle = torch.zeros_like(like) if phase is None else phase
     angle = angle + torch.full_like(angle, quadrant * math.pi / 2)
     return angle.cos(), angle.sin()
 
 
-def _wait(M: Vector, tissue: Tissue, rest: Tensor, time: Tensor, turn: Tensor) -> Vector:
+def _wait(
+    M: Vector, tissue: Tissue, rest: Tensor, time: Tensor, turn: Tensor
+) -> Vector:
     x, y, z = M
     if tissue.df is not None:
         turn = turn + 2 * math.pi * time[None] * tissue.df

@@ -1,6 +1,10 @@
 """Extended phase graphs: any sequence as a Program, exact and differentiable."""
 
-from mrsim.epg._bssfp import BSSFP as BSSFP, bssfp as bssfp, bssfp_steady as bssfp_steady
+from mrsim.epg._bssfp import (
+    BSSFP as BSSFP,
+    bssfp as bssfp,
+    bssfp_steady as bssfp_steady,
+)
 from mrsim.epg._fisp import FISP as FISP, fisp as fisp, fisp_program as fisp_program
 from mrsim.epg._fse import FSE as FSE, fse as fse, fse_program as fse_program
 from mrsim.epg._mprage import MPRAGE as MPRAGE, mprage as mprage
@@ -15,3 +19,4 @@ from mrsim.epg.operators import (
 )
 from mrsim.epg.program import Event as Event, Layout as Layout, Program as Program
 from mrsim.epg.state import State as State, equilibrium as equilibrium
+from mrsim.epg.truncation import truncation_error as truncation_error

@@ -50,7 +50,7 @@ def fisp(tissue: Tissue, seq: FISP) -> Tensor:
     >>> from mrsim.units import deg, ms
     >>> seq = epg.FISP(flip=[10 * deg] * 3, TR=12 * ms, TI=20 * ms)
     >>> epg.fisp(Tissue(T1=1.0, T2=0.1), seq).imag
-    tensor([0.1668, 0.1468, 0.1352])
+    tensor([0.1668, 0.1602, 0.1528])
     """
     return run(tissue, fisp_program(seq))
 
@@ -71,7 +71,9 @@ def fisp_program(seq: FISP) -> Program:
     names = ("flip", "TR", "TE", "phase", "TI", "efficiency")
     check_floats("epg.fisp", **{n: getattr(seq, n) for n in names})
     shapes = {n: "pulse" for n in ("TR", "TE") if _per_pulse(getattr(seq, n))}
-    check_shapes("epg.fisp", seq, flip="pulse", phase="pulse", TI="", efficiency="", **shapes)
+    check_shapes(
+        "epg.fisp", seq, flip="pulse", phase="pulse", TI="", efficiency="", **shapes
+    )
     TR = seq.TR.expand(seq.flip.shape)
     TE = torch.zeros_like(TR) if seq.TE is None else seq.TE.expand(TR.shape)
     flip, duration = _rows(seq.flip, seq.flip * 0), _rows(TE, TR - TE)

@@ -19,7 +19,7 @@ class FSE:
 
     flip: Tensor  # (echo,) refocusing flip angles [rad]
     esp: Tensor  # () echo spacing [s]
-    phase: Tensor | None = neutral(0.0, like="flip")  # (echo,) refocusing, from +x [rad]
+    phase: Tensor | None = neutral(0.0, like="flip")  # (echo,) from +x [rad]
     excitation: Tensor | None = neutral(math.pi / 2)  # () flip angle about +y [rad]
     states: int | None = static(None)  # orders kept; None: all that matter, exact
 

@@ -45,7 +45,8 @@ def mprage(tissue: Tissue, seq: MPRAGE) -> Tensor:
 
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
-        ValueError: shapes or devices do not match, or repeats > 1 without a cycle.
+        ValueError: shapes or devices do not match, centre or repeats is no such
+            number, or repeats > 1 without a cycle.
 
     Reference:
         Mugler & Brookeman 1990 (MRM 15:152).
@@ -54,11 +55,21 @@ def mprage(tissue: Tissue, seq: MPRAGE) -> Tensor:
     >>> from mrsim.units import deg, ms
     >>> seq = epg.MPRAGE(flip=[9 * deg] * 3, TR=8 * ms, TI=900 * ms, centre=1)
     >>> epg.mprage(Tissue(T1=1.0, T2=0.1), seq).imag
-    tensor([-0.0281, -0.0287, -0.0293])
+    tensor([-0.0282, -0.0289, -0.0296])
     """
     check_floats("epg.mprage", **{n: getattr(seq, n) for n in _FIELDS})
     scalars = dict.fromkeys(("TR", "TI", "TE", "efficiency", "cycle"), "")
     shots = check_shapes("epg.mprage", seq, flip="shot", **scalars)["shot"]
+    if seq.centre not in range(shots):
+        raise ValueError(
+            f"epg.mprage: centre must be one of the {shots} shots, 0 to {shots - 1},"
+            f" got {seq.centre!r}"
+        )
+    if not isinstance(seq.repeats, int) or seq.repeats < 1:
+        raise ValueError(
+            f"epg.mprage: repeats must be a whole number of at least 1, got"
+            f" {seq.repeats!r}"
+        )
     if seq.repeats > 1 and seq.cycle is None:
         raise ValueError(
             f"epg.mprage: {seq.repeats} repeats need the time from inversion to"
@@ -86,8 +97,8 @@ def mprage(tissue: Tissue, seq: MPRAGE) -> Tensor:
 
 @lru_cache
 def _layout(shots: int, repeats: int) -> Layout:
-    def one(read: bool) -> Layout:
+    def one(*, read: bool) -> Layout:
         shot = Event(pulse=True, read=read), Event(spoil=True)
         return (Event(invert=True), *shot * shots, Event())
 
-    return one(False) * (repeats - 1) + one(True)
+    return one(read=False) * (repeats - 1) + one(read=True)

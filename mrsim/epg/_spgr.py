@@ -28,8 +28,8 @@ class SPGR:
 def spgr(tissue: Tissue, seq: SPGR) -> Tensor:
     """Return the signal of the ideally spoiled steady state.
 
-    S = M0 sin α (1 - E1) / (1 - E1 cos α) e^{-TE/T2 + i 2π df TE}, E1 = e^{-TR/T1}, with
-    α = B1·flip (Ernst & Anderson 1966). T2* decay: give T2* as ``T2``.
+    S = M0 sin α (1 - E1) / (1 - E1 cos α) e^{-TE/T2 + i 2π df TE} with E1 = e^{-TR/T1}
+    and α = B1·flip (Ernst & Anderson 1966). For T2* decay give T2* as ``T2``.
 
     Args:
         tissue: the voxel.
@@ -74,8 +74,9 @@ def spgr_spoiled(tissue: Tissue, seq: SPGR) -> Tensor:
         (pulses,) complex signal at TE after each pulse [units of M0].
 
     Raises:
-        TypeError: a field is no floating tensor, or dtypes differ.
-        ValueError: shapes or devices do not match.
+        TypeError: a field is no floating tensor, dtypes differ, or the increment is not
+            a whole number.
+        ValueError: shapes or devices do not match, or pulses is no positive number.
 
     >>> from mrsim import Tissue, epg
     >>> from mrsim.units import deg, ms
@@ -84,6 +85,17 @@ def spgr_spoiled(tissue: Tissue, seq: SPGR) -> Tensor:
     tensor(0.0470)
     """
     _check("epg.spgr_spoiled", tissue, seq)
+    if not isinstance(seq.increment, int):
+        raise TypeError(
+            f"epg.spgr_spoiled: increment must be a whole number of degrees, so that"
+            f" the quadratic phase stays exact, got {seq.increment!r}; other phases can"
+            f" be given to epg.fisp"
+        )
+    if not isinstance(seq.pulses, int) or seq.pulses < 1:
+        raise ValueError(
+            f"epg.spgr_spoiled: pulses must be a whole number of at least 1, got"
+            f" {seq.pulses!r}"
+        )
     p = torch.arange(seq.pulses, device=seq.flip.device)
     degrees = p * (p + 1) // 2 * seq.increment % 360
     phase = (degrees.to(torch.float64) * (math.pi / 180)).to(seq.flip.dtype)

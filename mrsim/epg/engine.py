@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from mrsim import _remat
-from mrsim._check import check_floats, check_shapes
 from mrsim.epg.plan import Plan, make_plan
-from mrsim.epg.program import Program
+from mrsim.epg.program import Program, checked
 from mrsim.epg.state import State
 from mrsim.epg.steps import Steps, make_steps
 from mrsim.epg.walk import walk
@@ -72,52 +71,32 @@ def evolve(
 def _simulate(
     tissue: Tissue, program: Program, init: State | None, final: bool
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    fields = _fields(tissue, program)
+    fields = checked("epg.run", tissue, program)
     orders = None
     if init is not None:
-        fields |= _init_fields(init)
+        fields |= _init_fields(init, program.flip)
         orders = init.Z.shape[0] - 1
     quadrants = program.phase is None and program.demod is None and tissue.df is None
     plan = make_plan(program.layout, quadrants, program.states, orders, final)
     present = {n: v for n, v in fields.items() if v is not None}
     value, push = (partial(f, plan, tuple(present)) for f in (_value, _push))
     segment = _remat.Segment(value, len(present), trailing=True, push=push)
-    re, im, *state = _remat.apply(segment, *present.values())
+    re, im, *state = _remat.apply(segment, *(v.contiguous() for v in present.values()))
     return torch.complex(re, im), state
 
 
-def _fields(tissue: Tissue, program: Program) -> dict[str, Tensor | None]:
-    """Check the records and name their tensors."""
-    fields = {
-        "flip": program.flip,
-        "duration": program.duration,
-        "phase": program.phase,
-        "demod": program.demod,
-        "efficiency": program.efficiency,
-        "T1": tissue.T1,
-        "T2": tissue.T2,
-        "M0": tissue.M0,
-        "B1": tissue.B1,
-        "df": tissue.df,
-    }
-    check_floats("epg.run", **fields)
-    check_shapes("epg.run", tissue, T1="", T2="", M0="", B1="", df="")
-    per_event = dict.fromkeys(("flip", "duration", "phase", "demod", "efficiency"), "event")
-    events = check_shapes("epg.run", program, **per_event)["event"]
-    if events != len(program.layout):
+def _init_fields(init: State, like: Tensor) -> dict[str, Tensor]:
+    K = init.Z.shape[0] - 1 if init.Z.ndim == 1 else -1
+    if K < 0 or init.F.shape != (2 * K + 1,):
         raise ValueError(
-            f"epg.run: the program has {events} rows of numbers but its layout has"
-            f" {len(program.layout)} events; give one row for each event"
+            f"epg.run: a state of order K holds F of shape (2K+1,) and Z of (K+1,), got"
+            f" {tuple(init.F.shape)} and {tuple(init.Z.shape)}; take it from epg.evolve"
         )
-    return fields
-
-
-def _init_fields(init: State) -> dict[str, Tensor]:
-    K = init.Z.shape[0] - 1
-    if init.F.shape[0] != 2 * K + 1:
-        raise ValueError(
-            f"epg.run: a state with Z of {K + 1} orders needs F of {2 * K + 1},"
-            f" got {init.F.shape[0]}"
+    wanted = like.dtype.to_complex()
+    if {init.F.dtype, init.Z.dtype} != {wanted}:
+        raise TypeError(
+            f"epg.run: the state must be {wanted} as the program is {like.dtype}, got"
+            f" {init.F.dtype} and {init.Z.dtype}; evolve it in the same precision"
         )
     P, Q = init.F[K:], init.F[: K + 1].flip(0)
     return {
@@ -143,11 +122,14 @@ def _push(plan: Plan, names: tuple[str, ...], *inputs: Tensor) -> tuple[Tensor, 
     one = inputs[n].ndim == inputs[0].ndim
     moves = [m[None] if one else m for m in inputs[n:]]
 
-    def push(*xs: Tensor) -> list[Tensor]:
-        def along(*tangents: Tensor) -> tuple[Steps, Steps]:
-            return torch.func.jvp(lambda *p: make_steps(plan, names, p), xs[:n], tangents)
+    def steps(*xs: Tensor) -> Steps:
+        return make_steps(plan, names, xs)
 
-        made = walk(plan, *torch.func.vmap(along, out_dims=(None, 0))(*xs[n:]))
+    def push(*xs: Tensor) -> list[Tensor]:
+        def along(*tangents: Tensor) -> Steps:
+            return torch.func.jvp(steps, xs[:n], tangents)[1]
+
+        made = walk(plan, steps(*xs[:n]), torch.func.vmap(along)(*xs[n:]))
         return [v[1] if one else v[1:] for v in made]
 
     copies = 1 + moves[0].shape[0]
@@ -167,7 +149,7 @@ def _in_cache(
     orders = max(len(k.orders) for k in plan.knots)
     each = copies * (1 if plan.real else 2) * orders * like.element_size()
     chunk = max(_CACHE // max(each, 1), 16)
-    if size <= 2 * chunk or not like.device.type == "cpu":
+    if size <= 2 * chunk or like.device.type != "cpu":
         return tuple(f(*tensors))
     parts = [
         f(*(x[..., i : i + chunk] if x.shape[-1] > 1 else x for x in tensors))

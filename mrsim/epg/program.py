@@ -1,9 +1,13 @@
 """A pulse sequence as data: one row per event, structure apart from physics."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from mrsim._check import check_floats, check_shapes
+from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record, static
 
 
@@ -23,6 +27,7 @@ class Event(NamedTuple):
 
 
 Layout = tuple[Event, ...]
+torch.serialization.add_safe_globals([Event])
 
 
 @record
@@ -38,6 +43,72 @@ class Program:
     duration: Tensor  # (event,) length of the wait [s]
     phase: Tensor | None = neutral(0.0, like="flip")  # (event,) of the pulse [rad]
     demod: Tensor | None = neutral(0.0, like="flip")  # (event,) of the reading [rad]
-    efficiency: Tensor | None = neutral(1.0, like="flip")  # (event,) of the inversion [1]
+    efficiency: Tensor | None = neutral(1.0, like="flip")  # (event,) inversion [1]
     layout: Layout = static()  # one Event a row
     states: int | None = static(None)  # orders kept, |k| < states; None: all, exact
+
+
+_TISSUE = ("T1", "T2", "M0", "B1", "df")
+_ROWS = ("flip", "duration", "phase", "demod", "efficiency")
+
+
+def checked(where: str, tissue: Tissue, program: Program) -> dict[str, Tensor | None]:
+    """Check a tissue and a program for one voxel; return their tensors by name.
+
+    Args:
+        where: the function that asks, for the message.
+        tissue: the voxel.
+        program: the sequence.
+
+    Returns:
+        Field name → tensor or ``None``, the program's first.
+
+    Raises:
+        TypeError: a field has the wrong type, or dtypes differ.
+        ValueError: shapes, devices or the structure do not fit.
+    """
+    fields = {n: getattr(program, n) for n in _ROWS}
+    fields |= {n: getattr(tissue, n) for n in _TISSUE}
+    check_floats(where, **fields)
+    check_shapes(where, tissue, **dict.fromkeys(_TISSUE, ""))
+    events = check_shapes(where, program, **dict.fromkeys(_ROWS, "event"))["event"]
+    layout, states = program.layout, program.states
+    if not isinstance(layout, tuple):
+        raise TypeError(
+            f"{where}: layout must be a tuple of Event, got a"
+            f" {type(layout).__name__}; write tuple(layout)"
+        )
+    if events != len(layout) or not events:
+        raise ValueError(
+            f"{where}: the program has {events} rows of numbers and its layout has"
+            f" {len(layout)} events; give one row for each event, and at least one"
+        )
+    if states is not None and (not isinstance(states, int) or states < 1):
+        raise ValueError(
+            f"{where}: states must be None (exact) or a whole number of orders of at"
+            f" least 1, got {states!r}"
+        )
+    _check_layout(where, layout)
+    return fields
+
+
+@lru_cache(maxsize=256)
+def _check_layout(where: str, layout: Layout) -> None:
+    for row, event in enumerate(layout):
+        if not isinstance(event, Event):
+            raise TypeError(
+                f"{where}: layout must hold Events, got a {type(event).__name__} in row"
+                f" {row}; write Event(pulse=True, shift=1)"
+            )
+        if event.pulse and event.invert:
+            raise ValueError(
+                f"{where}: row {row} has a pulse and an inversion; give the inversion a"
+                f" row of its own, of duration 0, before"
+            )
+        numbers = (event.shift, event.quadrant, event.receiver)
+        if not all(isinstance(n, int) for n in numbers):
+            raise TypeError(
+                f"{where}: shift, quadrant and receiver must be whole numbers, got"
+                f" {numbers} in row {row}; the gradient's unit is one shift, and other"
+                f" phases belong in phase and demod"
+            )

@@ -103,12 +103,13 @@ def _totals(groups: Sequence[Sequence[int]], values: Tensor) -> Tensor:
 
 
 def _index(rows: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(rows, dtype=torch.long, device=like.device)
+    return torch.tensor(rows, dtype=torch.long).to(like.device)
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
     """Make constants (row,) that broadcast against (row, *batch)."""
-    column = torch.tensor(values, dtype=like.dtype, device=like.device)
+    # made on the CPU: on meta, torch.tensor detaches in place, which jvp forbids
+    column = torch.tensor(values, dtype=like.dtype).to(like.device)
     return column.reshape(-1, *(1,) * (like.ndim - 1))
 
 
@@ -131,10 +132,12 @@ def _start(plan: Plan, x: dict[str, Tensor]) -> Tensor:
     if "P_re" in x:
         size = len(plan.knots[0].orders)
         parts = [
-            torch.stack([x[f"{n}_re"][:size], x[f"{n}_im"][:size]]) for n in ("P", "Q", "z")
+            torch.stack(
+                [x[f"{n}_{c}"][:size].expand(size, *batch) for c in ("re", "im")]
+            )
+            for n in ("P", "Q", "z")
         ]
-        states = torch.stack(parts)
-        return states.expand(*states.shape[:3], *batch)
+        return torch.stack(parts)
     M0 = x["M0"] if "M0" in x else torch.ones_like(x["T1"])
     zeta = (-2 * M0).expand(1, *batch)
     parts = [zeta] if plan.real else [torch.zeros_like(zeta), zeta]
@@ -151,7 +154,8 @@ def _readings(plan: Plan, x: dict[str, Tensor]) -> Tensor:
     quarters = [k.quadrant - r.receiver for k, r in pairs]
     if plan.real:
         units = [
-            _unit(k.part, m, q % 4) for (k, _), m, q in zip(pairs, mirror, quarters, strict=True)
+            _unit(k.part, m, q % 4)
+            for (k, _), m, q in zip(pairs, mirror, quarters, strict=True)
         ]
         re, im = (_column([u[i] for u in units], like) * decay for i in (0, 1))
         return torch.cat([re, im])[:, None]

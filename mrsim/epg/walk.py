@@ -53,23 +53,26 @@ def walk(plan: Plan, steps: Steps, tangents: Steps | None = None) -> list[Tensor
         P, Q and ζ as (copy, part, order, *batch).
     """
     count = len(Rows._fields)
-    moved = [None] * count if tangents is None else tangents[:count]
-    rows = Rows(*(_coefs(v, t) for v, t in zip(steps[:count], moved, strict=True)))
-    state = _started(plan, _copies(steps.start, None if tangents is None else tangents.start))
-    Z = state[2]
-    assert Z is not None  # noqa: S101
-    zero = Z[:, :, :1] - Z[:, :, :1]
+    moved = tangents or (None,) * len(steps)
+    rows = Rows(*(_coefs(v, t) for v, t in zip(steps[:count], moved, strict=False)))
+    start = _copies(steps.start, tangents and tangents.start)
+    zero = start[:, -1, :, :1] - start[:, -1, :, :1]
+    state: State = None, None, start[:, -1]
+    if start.shape[1] == 3:
+        state = start[:, 0], start[:, 1], start[:, 2]
     found = [_look(r, state, zero) for r in plan.knots[0].readings]
     for j, knot in enumerate(plan.knots[1:]):
         negate = not plan.real or plan.knots[j].part == IM
         state = _gathered(knot, state, zero, negate)
         state = _regrown(state, rows.E1[j], rows.grown[j]) if knot.regrow else state
-        state = (_pulse if knot.kind == "pulse" else _pass)(state, knot, plan.real, rows, j)
+        operate = _pulse if knot.kind == "pulse" else _pass
+        state = operate(state, knot, rows, j)
         found += [_look(r, state, zero) for r in knot.readings]
-    signal = _signal(found, steps.read, None if tangents is None else tangents.read, zero)
+    signal = _signal(found, steps.read, tangents and tangents.read, zero)
     if plan.knots[-1].kind != "end":
         return signal
     blank = zero.expand(-1, -1, len(plan.knots[-1].orders), *zero.shape[3:])
+    blank = blank.contiguous()  # jvp refuses outputs of stride 0
     return [*signal, *(blank if v is None else v for v in state)]
 
 
@@ -83,13 +86,6 @@ def _coefs(value: Tensor, tangent: Tensor | None) -> list[Coef]:
 
 def _copies(value: Tensor, tangent: Tensor | None) -> Tensor:
     return value[None] if tangent is None else torch.cat([value[None], tangent])
-
-
-def _started(plan: Plan, start: Tensor) -> State:
-    if start.shape[1] == 3:
-        P, Q, Z = start.unbind(1)
-        return P, Q, Z
-    return None, None, start[:, 0]
 
 
 def _times(c: Coef, x: Tensor) -> Tensor:
@@ -125,10 +121,14 @@ def _gather(
     for piece in pieces:
         size = piece.stop - piece.start
         if piece.source == ZERO:
-            parts.append(zero if size == 1 else zero.expand(-1, -1, size, *zero.shape[3:]))
+            parts.append(
+                zero if size == 1 else zero.expand(-1, -1, size, *zero.shape[3:])
+            )
             continue
         source = own if piece.source == OWN or other is None else other
-        part = source[:, :, piece.start : piece.stop] if size < source.shape[2] else source
+        part = (
+            source[:, :, piece.start : piece.stop] if size < source.shape[2] else source
+        )
         part = part.flip(2) if piece.flip else part
         parts.append(_conj(part) if piece.source == OTHER and negate else part)
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
@@ -158,23 +158,24 @@ def _turned(x: Tensor, re: Coef, im: Coef, sign: int) -> Tensor:
     return _plus_times(_times(re, x), im, quarter)
 
 
-def _pulse(state: State, knot: Knot, real: bool, rows: Rows, j: int) -> State:
-    """Turn the states about the frame's x axis.
-
-    There P + Q stays and (P - Q, ζ) turns by the flip angle. The decay of the wait
-    before is folded into the coefficients, never divided out.
-    """
+def _pulse(state: State, knot: Knot, rows: Rows, j: int) -> State:
+    """Turn the states about the frame's x axis."""
+    # there P + Q stays and (P - Q, ζ) turns by the flip angle; the decay of the wait
+    # before is folded into the coefficients, never divided out
     P, Q, Z = state
     if P is None or Q is None:
         if Z is None:
             return None, None, None
         H = _times(rows.h[j], Z)
         return H, -H, _times(rows.z[j], Z) if knot.keep_z else None
-    if real:
+    if rows.half:
         Q = -Q if knot.negate else Q
         A = _times(rows.half[j], P + Q)
     else:
-        P, Q = _turned(P, rows.re[j], rows.im[j], 1), _turned(Q, rows.re[j], rows.im[j], -1)
+        P, Q = (
+            _turned(P, rows.re[j], rows.im[j], 1),
+            _turned(Q, rows.re[j], rows.im[j], -1),
+        )
         A = P + Q
     D = P - Q
     new = _times(rows.d[j], D) if knot.keep_z else None
@@ -187,7 +188,7 @@ def _pulse(state: State, knot: Knot, real: bool, rows: Rows, j: int) -> State:
     return A + H, A - H, new
 
 
-def _pass(state: State, knot: Knot, real: bool, rows: Rows, j: int) -> State:
+def _pass(state: State, knot: Knot, rows: Rows, j: int) -> State:
     """Carry the states over a spoiler, an inversion or to the end."""
     P, Q, Z = state
     Z = None if Z is None else _times(rows.z[j], Z)

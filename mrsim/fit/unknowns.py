@@ -1,0 +1,145 @@
+"""The unknown fields of a record as one flat vector with bounds."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrsim._check import concrete, traced
+from mrsim.transform import locate
+from mrsim.tree import (
+    fields,
+    get,
+    is_record,
+    names as field_names,
+    promote,
+    put,
+    smooth,
+    tree_leaves,
+)
+
+Limit = float | Tensor | None
+Bounds = Mapping[str, tuple[Limit, Limit]]
+
+
+def unknowns(start: Any, wanted: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
+    """Return the start with values in the named fields, and the names.
+
+    Raises:
+        TypeError: start is no record.
+        ValueError: a name is no field of it.
+    """
+    if not is_record(start):
+        raise TypeError(
+            f"fit: start must be a record that holds the unknowns, such as"
+            f" mrsim.Tissue, got {type(start).__name__}"
+        )
+    chosen = tuple(wanted or (n for n in field_names(start) if smooth(get(start, n))))
+    for name in chosen:
+        locate([start], name)
+        start = promote(start, name)
+    return start, chosen
+
+
+def refuse_closures(f: Callable[..., Any]) -> None:
+    """Refuse a model that holds a tensor which a transform follows.
+
+    The fit runs below all transforms, where such a tensor has lost its meaning.
+
+    Raises:
+        ValueError: there is one among the variables that f closes over.
+    """
+    inside = (
+        (f.func, f.args, f.keywords)
+        if isinstance(f, partial)
+        else [c.cell_contents for c in getattr(f, "__closure__", None) or ()]
+    )
+    for x in tree_leaves(inside):
+        if isinstance(x, Tensor) and traced(x):
+            raise ValueError(
+                "fit: the model closes over a tensor that a transform maps or"
+                " differentiates; make it an argument: fit(data, start, tensor)"
+            )
+        if callable(x):
+            refuse_closures(x)
+
+
+def check_dtypes(data: Any, at: Mapping[str, Tensor]) -> None:
+    """Require data and unknowns of one precision.
+
+    Raises:
+        TypeError: they differ, or data is no floating-point or complex tensor.
+    """
+    if not smooth(data):
+        got = data.dtype if isinstance(data, Tensor) else type(data).__name__
+        raise TypeError(
+            f"fit: data must be a floating-point or complex tensor, got {got};"
+            f" convert it with torch.as_tensor(data, dtype=...)"
+        )
+    for name, x in at.items():
+        if x.dtype != data.real.dtype:
+            raise TypeError(
+                f"fit: data is {data.dtype} but {name} is {x.dtype}; bring both to one"
+                f" precision with mrsim.to(start, dtype=data.real.dtype)"
+            )
+
+
+def limits(
+    names: Sequence[str], at: Sequence[Tensor], bounds: Bounds
+) -> tuple[Tensor, Tensor]:
+    """Return the lower and upper bounds of the unknowns, flat.
+
+    Raises:
+        ValueError: a bound is of no unknown, has a wrong shape, or crosses the other.
+    """
+    for name in set(bounds) - set(names):
+        raise ValueError(
+            f"fit: bounds are given for {name!r}, but the unknowns are {tuple(names)}"
+        )
+    pairs = [_pair(n, x, bounds.get(n)) for n, x in zip(names, at, strict=True)]
+    lower, upper = zip(*pairs, strict=True)
+    return torch.cat(lower), torch.cat(upper)
+
+
+def _pair(
+    name: str, x: Tensor, given: tuple[Limit, Limit] | None
+) -> tuple[Tensor, Tensor]:
+    low, high = given or (None, None)
+    ends = [
+        torch.as_tensor(open_end if v is None else v, dtype=x.dtype, device=x.device)
+        for v, open_end in ((low, -math.inf), (high, math.inf))
+    ]
+    crossed = all(map(concrete, ends)) and not (ends[0] <= ends[1]).all()
+    if crossed or any(v.ndim > x.ndim for v in ends):
+        raise ValueError(
+            f"fit: the bounds of {name} are (lower, upper) with lower ≤ upper, numbers"
+            f" or of its shape {tuple(x.shape)}, got {given}"
+        )
+    lower, upper = (v.expand(x.shape).reshape(-1) for v in ends)
+    return lower, upper
+
+
+def filled(base: Any, names: Sequence[str], x: Tensor) -> Any:
+    """Return the record with the named fields taken from a flat vector."""
+    start = 0
+    for name in names:
+        like = get(base, name)
+        part = x[start : start + like.numel()]
+        base, start = put(base, name, part.reshape(like.shape)), start + like.numel()
+    return base
+
+
+def sizes(base: Any, names: Sequence[str], x: Tensor) -> Tensor:
+    """Return the size of a natural change of each unknown: x, its start, or 1 unit."""
+    parts = []
+    for name in names:
+        head, _, last = name.rpartition(".")
+        owner = get(base, head) if head else base
+        meta = next(f.metadata for f in fields(owner) if f.name == last)
+        least = 1.0 if meta.get("neutral") == 0 else 0.0
+        parts.append(get(base, name).reshape(-1).abs().clamp(min=least))
+    size = torch.maximum(torch.cat(parts), x.detach().abs())
+    return torch.where(size == 0, 1.0, size)

@@ -1,0 +1,31 @@
+"""Settings and fixtures shared by every test."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(1)
+
+settings.register_profile("dev", max_examples=20, deadline=None)
+settings.register_profile(
+    "ci", max_examples=50, deadline=None, derandomize=True, print_blob=True
+)
+settings.register_profile("nightly", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of golden data."""
+    default = Path(__file__).parent / "reference" / "data"
+    return Path(os.environ.get("MRSIM_REFERENCE", default))
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A source of random numbers that starts anew in every test."""
+    return torch.Generator().manual_seed(0)
