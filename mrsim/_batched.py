@@ -2,14 +2,23 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mrsim._check import require, transforming
-from mrsim.tree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from mrsim._check import require, traced, transforming
+from mrsim._remat import closed_over, remat
+from mrsim.tree import (
+    filled,
+    smooth,
+    tree_flatten,
+    tree_leaves,
+    tree_map,
+    tree_unflatten,
+)
 
 _PROBES = (2, 4)
 
@@ -23,13 +32,15 @@ def batched(
     """Map a function over a batch in chunks that fit a number of bytes.
 
     ``batched(f)(x) == vmap(f)(x)``; the chunk size follows from the memory that two
-    small probes of ``f`` allocate. Inside another transform it is that vmap unchunked.
+    small probes of ``f`` allocate. Where derivatives are taken of it, chunks save their
+    inputs only and recompute themselves (see `remat`), in the same memory; but if ``f``
+    closes over what is differentiated, it is the vmap unchunked: use arguments.
 
     Args:
         f: the function of one item, as for ``torch.func.vmap``.
         in_dims: for each argument 0 (mapped along its leaves' first axis) or ``None``.
         memory: bytes that one chunk may allocate (one item at least); inputs and
-            results come on top, and so does autograd's tape if it records.
+            results come on top.
         progress: show a progress bar (needs tqdm, extra ``demo``).
 
     Returns:
@@ -50,26 +61,65 @@ def batched(
         dims = (in_dims,) * len(args) if isinstance(in_dims, int) else in_dims
         size = _length(args, dims)
 
-        def over(cut: Callable[[Tensor], Tensor]) -> Any:
+        def cut(made: Callable[[Tensor], Tensor], rest: Callable[[Any], Any]) -> Any:
             pairs = zip(args, dims, strict=True)
-            return mapped(*(x if d is None else tree_map(cut, x) for x, d in pairs))
+            return [rest(x) if d is None else tree_map(made, x) for x, d in pairs]
 
         def part(start: int, stop: int) -> Any:
             # a copy, since jvp gives a view a tangent as large as the view's storage
-            return over(lambda v: v[start:stop].clone())
+            return cut(lambda v: v[start:stop].clone(), lambda x: x)
 
         if not size:  # which vmap does not take: the shapes come from a made-up item
-            made = over(lambda v: v.new_ones(1, *v.shape[1:]))
+            made = mapped(*cut(lambda v: v.new_ones(1, *v.shape[1:]), lambda x: x))
             return tree_map(lambda y: y[:0], made)
-        if size <= _PROBES[1] or transforming():
+        closed = any(_followed(x) for _, x in closed_over(f))
+        if size <= _PROBES[1] or closed:
             return mapped(*args)
-        low, high = (peak_bytes(part, 0, n) for n in _PROBES)
+        if transforming() or any(map(_followed, tree_leaves(args))):
+            whole, probe = remat(mapped), _there_and_back(mapped)
+            low, high = (
+                peak_bytes(probe, *cut(partial(_stand_in, n), _stand_ins))
+                for n in _PROBES
+            )
+        else:
+            whole = mapped
+            low, high = (peak_bytes(mapped, *part(0, n)) for n in _PROBES)
         each = max(1, (high - low) // (_PROBES[1] - _PROBES[0]))
         chunk = min(size, max(1, (memory - low) // each + _PROBES[0]))
         starts = _bar(range(0, size, chunk), progress)
-        pieces = [tree_flatten(part(i, i + chunk)) for i in starts]
+        pieces = [tree_flatten(whole(*part(i, i + chunk))) for i in starts]
         leaves = zip(*(flat for flat, _ in pieces), strict=True)
         return tree_unflatten([torch.cat(y) for y in leaves], pieces[0][1])
+
+    return run
+
+
+def _followed(x: Any) -> bool:
+    return isinstance(x, Tensor) and (x.requires_grad or traced(x))
+
+
+def _stand_in(count: int, v: Tensor) -> Tensor:
+    """Return a plain tensor like the first items of one that is followed."""
+    return torch.ones((count, *v.shape[1:]), dtype=v.dtype, device=v.device)
+
+
+def _stand_ins(x: Any) -> Any:
+    return tree_map(lambda v: _stand_in(len(v), v) if v.ndim else v.new_ones(()), x)
+
+
+def _there_and_back(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that runs f and its reverse mode, for what they allocate."""
+
+    def run(*args: Any) -> None:
+        leaves, structure = tree_flatten(args)
+        at = [k for k, x in enumerate(leaves) if smooth(x)]
+
+        def flat(*xs: Any) -> tuple[Tensor, ...]:
+            return tuple(filter(smooth, tree_leaves(f(*tree_unflatten(xs, structure)))))
+
+        chosen = filled(flat, leaves, at)
+        values, pull = torch.func.vjp(chosen, *(leaves[k] for k in at))  # pyright: ignore[reportAssignmentType]
+        pull(tuple(map(torch.ones_like, values)))
 
     return run
 

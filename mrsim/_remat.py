@@ -7,7 +7,8 @@ order, and memory is that of one recomputed segment.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import CellType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -73,14 +74,37 @@ def remat(f: F) -> F:
 
 def _refuse_closures(f: Callable[..., Any]) -> None:
     """Refuse the closures that would silently lose a derivative."""
-    names = getattr(getattr(f, "__code__", None), "co_freevars", ())
-    for name, cell in zip(names, getattr(f, "__closure__", None) or (), strict=True):
-        for x in tree_leaves(cell.cell_contents):
-            if isinstance(x, Tensor) and (x.requires_grad or traced(x)):
-                raise ValueError(
-                    f"remat: the function closes over {name!r}, whose derivative would"
-                    f" be lost; make it an argument"
-                )
+    for name, x in closed_over(f):
+        if x.requires_grad or traced(x):
+            raise ValueError(
+                f"remat: the function closes over {name!r}, whose derivative would"
+                f" be lost; make it an argument"
+            )
+
+
+def closed_over(f: Any, seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors, with their names, that a function closes over at any depth."""
+    seen = set() if seen is None else seen
+    if isinstance(f, functools.partial):
+        held = {"argument": (f.func, f.args, f.keywords)}
+    else:
+        names = getattr(getattr(f, "__code__", None), "co_freevars", ())
+        cells = zip(names, getattr(f, "__closure__", None) or (), strict=True)
+        held = {name: _content(cell) for name, cell in cells}
+    for name, value in held.items():
+        for x in tree_leaves(value):
+            if isinstance(x, Tensor):
+                yield name, x
+            elif callable(x) and id(x) not in seen:
+                seen.add(id(x))
+                yield from closed_over(x, seen)
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that is not bound yet
+        return None
 
 
 def apply(segment: Segment, *inputs: Tensor) -> Any:

@@ -146,6 +146,23 @@ class TestInsideTransforms:
         wanted = grad(lambda t: vmap(decay, in_dims=(0, None))(self.x, t).sum())(T)
         close(grad(loss)(T), wanted)
 
+    def test_reverse_mode_stays_in_memory(self) -> None:
+        def steps(x: Tensor, t: Tensor) -> Tensor:
+            for _ in range(30):
+                x = (x * t).sin()
+            return x
+
+        def peak(many: Any) -> int:
+            x = torch.linspace(0, 1, 500)[:, None] * torch.ones(20)
+            return peak_bytes(grad(lambda t: many(x, t).sum()), torch.ones(20))
+
+        memory = 500_000
+        whole = peak(vmap(steps, in_dims=(0, None)))
+        within = peak(batched(steps, (0, None), memory))
+        results = 500 * 20 * 8
+        assert whole > 6 * memory
+        assert within < memory + 6 * results
+
     def test_jacfwd_vmap_and_nesting(self) -> None:
         many = batched(decay, (0, None), **self.small)
         whole = vmap(decay, in_dims=(0, None))
