@@ -121,7 +121,7 @@ def check_values(
         checked: the names to look at; ``None`` for all.
 
     Raises:
-        ValueError: a time is negative.
+        ValueError: a time is negative, or TE is longer than TR.
     """
     tensors = {
         n: v.detach()
@@ -131,19 +131,29 @@ def check_values(
     chosen = tensors.keys() if checked is None else tensors.keys() & checked
     for name in chosen:
         _check_one(where, name, tensors[name])
-    if {"T1", "T2"} <= tensors.keys() and {"T1", "T2"} & chosen:
-        _check_order(where, tensors["T1"], tensors["T2"])
+    if {"T1", "T2"} & chosen:
+        larger = _larger(tensors.get("T2"), tensors.get("T1"))
+        if larger.any():
+            warn(
+                f"{where}: T2 is larger than T1 in {int(larger.sum())} of"
+                f" {larger.numel()} voxels, which no tissue shows; are they swapped?"
+            )
+    if {"TE", "TR"} & chosen:
+        larger = _larger(tensors.get("TE"), tensors.get("TR"))
+        if larger.any():
+            raise ValueError(
+                f"{where}: TE is longer than TR in {int(larger.sum())} of"
+                f" {larger.numel()} values; the reading lies within its repetition"
+            )
 
 
-def _check_order(where: str, t1: Tensor, t2: Tensor) -> None:
-    if t1.device != t2.device or (t1.ndim and t2.ndim and t1.shape != t2.shape):
-        return
-    larger = t2 > t1
-    if larger.any():
-        warn(
-            f"{where}: T2 is larger than T1 in {int(larger.sum())} of"
-            f" {larger.numel()} voxels, which no tissue shows; are they swapped?"
-        )
+def _larger(a: Tensor | None, b: Tensor | None) -> Tensor:
+    """Tell where a exceeds b; nowhere if one is absent or they do not fit."""
+    if a is None or b is None or a.device != b.device:
+        return torch.zeros(1, dtype=torch.bool)
+    if a.ndim and b.ndim and a.shape != b.shape:
+        return torch.zeros(1, dtype=torch.bool)
+    return a > b
 
 
 def _check_one(where: str, name: str, value: Tensor) -> None:
@@ -187,8 +197,8 @@ def _is_inside(frame: FrameType) -> bool:
 def check(record: Any) -> Any:
     """Check the values of a record and of the records inside it; return it unchanged.
 
-    Call it outside transforms. Times that are negative raise; times above 60 s, flips
-    above 4π, T2 > T1 and NaN warn.
+    Call it outside transforms. Times that are negative and TE > TR raise; times above
+    60 s, flips above 4π, T2 > T1 and NaN warn.
 
     Args:
         record: any record.

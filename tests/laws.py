@@ -455,6 +455,18 @@ def modules_can_hold_the_leaves(case: Case) -> None:
     )
 
 
+def default_precision_does_not_matter(case: Case) -> None:
+    """Constants follow the inputs, not torch's default dtype."""
+    wanted = mrsim.value_and_jac(case.f)(*case.args)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        made = mrsim.value_and_jac(case.f)(*case.args)
+    finally:
+        torch.set_default_dtype(before)
+    same(made, wanted)
+
+
 LAWS = [
     one_is_its_slice,
     one_leaf_can_be_mapped,
@@ -475,4 +487,5 @@ LAWS = [
     autograd_works_too,
     gradients_commute_with_maps,
     modules_can_hold_the_leaves,
+    default_precision_does_not_matter,
 ]

@@ -245,3 +245,12 @@ def test_checks_change_nothing() -> None:
     before = [v.clone() for v in tree.tree_leaves(tissue)]
     mrsim.check(tissue)
     assert all(map(torch.equal, tree.tree_leaves(tissue), before))
+
+
+def test_echo_after_the_repetition_is_refused() -> None:
+    from mrsim import epg
+
+    with pytest.raises(ValueError, match=r"SPGR: TE is longer than TR in 1 of 1"):
+        epg.SPGR(flip=0.2, TR=0.005, TE=0.01)
+    with pytest.raises(ValueError, match=r"TE is longer than TR in 2 of 3"):
+        epg.FISP(flip=[0.1] * 3, TR=[0.01, 0.02, 0.01], TE=0.015)

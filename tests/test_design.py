@@ -1,281 +1,543 @@
-"""Sequence design: limits are kept, optima are found, failures are explained."""
+"""Design: constraints, splines, solvers, checkpoints, many starts."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from models import Samples, Voxel, ir, monoexp
+from scipy.interpolate import BSpline
 from torch import Tensor
-from torch.func import grad
+from torch.func import vmap
 
 import mrsim
-from mrsim import Tissue, design, epg
+from mrsim import Tissue, design, epg, tree
+from mrsim.design.problem import feasible, pose
 from mrsim.units import deg, ms
 
-TRAIN = epg.FSE(flip=[80 * deg] * 6, esp=8 * ms)
-LIMITS: dict[str, Any] = {
-    "bounds": {"flip": (10 * deg, 180 * deg)},
-    "constraints": (design.rms("flip", 60 * deg),),
-}
+
+@mrsim.record
+class Plan:
+    """A design of two fields of different size and unit."""
+
+    a: Tensor  # (entry,)
+    b: Tensor | None = mrsim.neutral(0.5)  # ()
+    c: Tensor | None = None
 
 
-def bound(q: epg.FSE) -> Tensor:
-    tissue = Tissue(T1=0.9, T2=70 * ms)
-    return mrsim.crlb(epg.fse, "M0", "T2", sigma=1.0)(tissue, q).T2
+GOAL = torch.tensor([1.0, 2.0, 3.0])
 
 
-def bowl(s: Samples) -> Tensor:
-    """A quadratic with its minimum at 1, 2, 3, …"""
-    return ((s.x - torch.arange(1.0, len(s.x) + 1)) ** 2).sum() + 1
+def bowl(plan: Plan) -> Tensor:
+    """Be least, 1, at a = GOAL and b = 1000."""
+    b = 0.0 if plan.b is None else (plan.b / 1000 - 1) ** 2
+    return 1 + (plan.a - GOAL).square().sum() + b
 
 
-class TestMinimise:
-    @pytest.mark.parametrize("method", ["SLSQP", "trust-constr", "Adam", "LBFGS"])
-    def test_every_method_finds_a_minimum(self, method: str) -> None:
-        start = Samples(x=[5.0, -3.0, 0.5])
-        found = design.minimise(bowl, start, "x", method=method, iterations=500)
-        torch.testing.assert_close(
-            found.record.x, torch.tensor([1.0, 2.0, 3.0]), atol=1e-3, rtol=0.0
-        )
-        assert found.start_value == pytest.approx(float(bowl(start)))
-        assert found.value == pytest.approx(1.0, abs=1e-5)
-
-    @pytest.mark.parametrize("method", ["SLSQP", "trust-constr", "Adam"])
-    def test_limits_are_kept(self, method: str) -> None:
-        found = design.minimise(
-            bound, TRAIN, "flip", **LIMITS, method=method, iterations=60
-        )
-        flip = found.record.flip
-        assert (flip >= 10 * deg).all()
-        assert (flip <= 180 * deg).all()
-        assert flip.square().mean().sqrt() <= 60 * deg * (1 + 1e-6)
-        assert found.violation <= 1e-6
-        assert found.value < float(
-            bound(mrsim.replace(TRAIN, flip=60 * deg * torch.ones(6)))
-        )
-
-    def test_active_bound_is_exact(self) -> None:
-        limits = {"x": (torch.tensor([2.0, 0.0]), torch.tensor([4.0, 1.5]))}
-        found = design.minimise(bowl, Samples(x=[3.0, 1.0]), "x", bounds=limits)
-        assert found.record.x.tolist() == [2.0, 1.5]
-
-    def test_constraints_together(self) -> None:
-        made = design.minimise(
-            bowl,
-            Samples(x=[0.0] * 4),
-            "x",
-            constraints=(
-                design.total("x", 4.0),
-                design.slew("x", 0.5),
-                design.at_most(lambda s: s.x[3], 1.4),
-            ),
-        ).record.x
-        assert made.sum() <= 4 + 1e-6
-        assert made.diff().abs().max() <= 0.5 + 1e-6
-        assert made[3] <= 1.4 + 1e-6
-        inside = torch.tensor([0.25, 0.75, 1.25, 1.4])
-        assert bowl(Samples(x=made)) <= bowl(Samples(x=inside)) + 1e-9
-
-    def test_several_fields_move_and_others_stay(self) -> None:
-        limits = {"flip": (1.0, math.pi), "esp": (5 * ms, 20 * ms)}
-        found = design.minimise(
-            bound, TRAIN, "flip", "esp", bounds=limits, iterations=30
-        )
-        assert found.value < found.start_value
-        assert found.record.esp != TRAIN.esp
-        only = design.minimise(
-            bound, TRAIN, "esp", bounds={"esp": limits["esp"]}, iterations=30
-        )
-        assert torch.equal(only.record.flip, TRAIN.flip)
-        gradient = grad(bound)(only.record).esp
-        edge = only.record.esp in (torch.tensor(5 * ms), torch.tensor(20 * ms))
-        assert edge or abs(float(gradient)) * 8 * ms < 1e-3 * only.value
-
-    def test_absent_field_starts_from_its_neutral_value(self) -> None:
-        found = design.minimise(
-            bound, TRAIN, "excitation", bounds={"excitation": (0.5, math.pi)}
-        )
-        assert found.record.excitation is not None
-        assert found.value <= found.start_value
-
-    def test_single_precision_stays(self) -> None:
-        start = mrsim.to(TRAIN, dtype=torch.float32)
-        tissue = mrsim.to(Tissue(T1=0.9, T2=70 * ms), dtype=torch.float32)
-
-        def cost(q: epg.FSE) -> Tensor:
-            return mrsim.crlb(epg.fse, "M0", "T2", sigma=1.0)(tissue, q).T2
-
-        found = design.minimise(cost, start, "flip", **LIMITS, iterations=30)
-        assert found.record.flip.dtype == torch.float32
-        assert found.record.flip.square().mean().sqrt() <= 60 * deg * (1 + 1e-5)
-        exact = design.minimise(bound, TRAIN, "flip", **LIMITS, iterations=30)
-        assert found.value == pytest.approx(exact.value, rel=1e-3)
-
-    def test_history_tells_every_iteration(self) -> None:
-        found = design.minimise(bound, TRAIN, "flip", **LIMITS)
-        history = found.history
-        assert len(history.value) == len(history.gradient) == len(history.violation)
-        assert len(history.value) > 1
-        feasible = history.value[history.violation <= 1e-6]
-        assert found.value <= float(feasible.min()) * (1 + 1e-12)
-        assert history.gradient[-1] < history.gradient[0]
-
-    def test_resumes_from_a_checkpoint(self, tmp_path: Path) -> None:
-        path, calls = tmp_path / "design.pt", []
-
-        def counted(q: epg.FSE) -> Tensor:
-            calls.append(1)
-            return bound(q)
-
-        design.minimise(counted, TRAIN, "flip", **LIMITS, iterations=3, checkpoint=path)
-        early = len(calls)
-        resumed = design.minimise(counted, TRAIN, "flip", **LIMITS, checkpoint=path)
-        again = design.minimise(counted, TRAIN, "flip", **LIMITS, checkpoint=path)
-        whole = design.minimise(bound, TRAIN, "flip", **LIMITS)
-        assert resumed.value == pytest.approx(whole.value, rel=1e-6)
-        assert len(resumed.history.value) > 3
-        assert again.value == resumed.value
-        assert len(calls) < early + resumed.evaluations + 10
-        with pytest.raises(ValueError, match="checkpoint"):
-            design.minimise(
-                bound, epg.FSE(flip=[1.0] * 6, esp=0.01), "flip", checkpoint=path
-            )
-
-    def test_shows_progress(self, capsys: pytest.CaptureFixture[str]) -> None:
-        design.minimise(bowl, Samples(x=[3.0]), "x", progress=True)
-        assert "value" in capsys.readouterr().err
-
-    def test_steps_back_where_nothing_is_finite(self) -> None:
-        def cost(s: Samples) -> Tensor:
-            return s.x.log().square().sum() + 1
-
-        found = design.minimise(cost, Samples(x=[0.05]), "x")
-        assert found.record.x == pytest.approx(1.0, abs=1e-3)
+def banana(plan: Plan) -> Tensor:
+    """Rosenbrock's function of all neighbours."""
+    a = plan.a
+    return (100 * (a[1:] - a[:-1] ** 2) ** 2 + (1 - a[:-1]) ** 2).sum()
 
 
-class TestRefusals:
-    @pytest.mark.filterwarnings("ignore:crlb. the variance is inf for B1")
-    def test_singular_start(self) -> None:
-        still = epg.FSE(flip=[180 * deg] * 6, esp=8 * ms)
+def waves(plan: Plan) -> Tensor:
+    """Have many minima; the least lies at 0.3 in every entry."""
+    x = plan.a - 0.3
+    return 2 + (0.1 * x.square() - (3 * x).cos()).mean()
 
-        def cost(q: epg.FSE) -> Tensor:
-            tissue = Tissue(T1=0.9, T2=70 * ms)
-            return mrsim.crlb(epg.fse, "M0", "T2", "B1", sigma=1.0)(tissue, q).B1
 
-        with pytest.raises(ValueError, match=r"inf at the start.*singular"):
-            design.minimise(cost, still, "flip", **LIMITS)
+def train(**fields: Any) -> epg.FSE:
+    return epg.FSE(**{"flip": [60 * deg] * 8, "esp": 10 * ms} | fields)
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"method": "Newton"}, "method must be one of"),
-            ({"bounds": {"TR": (0, 1)}}, "'TR'"),
-            ({"bounds": {"x": (2, 1)}}, "lower ≤ upper"),
-            ({"bounds": {"x": (torch.zeros(3), None)}}, "its shape"),
-        ],
+
+TISSUE = Tissue(T1=0.9, T2=70 * ms)
+
+
+def variance(seq: epg.FSE) -> Tensor:
+    return mrsim.crlb(epg.fse, "M0", "T2", sigma=1.0)(TISSUE, seq).T2
+
+
+# Constraints
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=9), st.floats(0.1, 3))
+def test_constraints_tell_what_they_say(values: list[float], limit: float) -> None:
+    plan = Plan(a=values)
+    a = plan.a
+    power = design.rms("a", limit).excess(plan)
+    assert (power > 0) == (a.square().mean().sqrt() > limit)
+    assert (design.total("a", limit).excess(plan) > 0) == (a.sum() > limit)
+    steep = design.slew("a", limit).excess(plan)
+    assert bool((steep > 0).any()) == bool((a.diff().abs() > limit).any())
+    assert len(steep) == 2 * (len(a) - 1)
+    peak = design.at_most(lambda q: q.a, -limit).excess(plan)
+    assert torch.equal(peak > 0, a > -limit)
+
+
+def test_constraint_names_may_be_dotted() -> None:
+    @mrsim.record
+    class Outer:
+        inner: Plan
+
+    nested = Outer(inner=Plan(a=[3.0, 4.0]))
+    assert design.rms("inner.a", 5.0).excess(nested) == pytest.approx(-0.5)
+
+
+# Splines
+
+
+@pytest.mark.parametrize(("n", "k"), [(400, 24), (16, 5), (7, 4), (50, 50), (9, 6)])
+def test_spline_is_the_clamped_cubic_b_spline(
+    n: int, k: int, generator: torch.Generator
+) -> None:
+    inner = torch.linspace(0, n - 1, k - 2)
+    knots = torch.cat([inner[:1].expand(3), inner, inner[-1:].expand(3)]).numpy()
+    c = torch.randn(k, generator=generator)
+    expected = BSpline(knots, c.numpy(), 3)(torch.arange(n).numpy())
+    torch.testing.assert_close(
+        design.spline(c, n), torch.tensor(expected), rtol=0, atol=1e-12
     )
-    def test_bad_options(self, options: dict[str, Any], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            design.minimise(bowl, Samples(x=[1.0, 2.0]), "x", **options)
-
-    def test_unknown_field_and_vector_objective(self) -> None:
-        with pytest.raises(ValueError, match="'TE'"):
-            design.minimise(bowl, Samples(x=[1.0]), "TE")
-        with pytest.raises(ValueError, match="one real number"):
-            design.minimise(lambda s: s.x, Samples(x=[1.0, 2.0]), "x")
-
-    def test_null_of_an_inversion_is_not_an_optimum(self) -> None:
-        """Two free inversion times walk to the null, where M0 is lost."""
-        voxel = Voxel(M0=1.0, T1=1.0)
-
-        def cost(s: Samples) -> Tensor:
-            variance = mrsim.crlb(ir, "M0", "T1", sigma=0.01)(voxel, s)
-            return variance.T1 + variance.M0
-
-        limits = {"x": (0.0, 5.0)}
-        found = design.minimise(cost, Samples(x=[0.3, 2.0]), "x", bounds=limits)
-        assert math.isfinite(found.value)
-        assert (found.record.x - math.log(2)).abs().max() > 0.1
 
 
-class TestMultistart:
-    def test_finds_the_deeper_of_two_minima(self) -> None:
-        def cost(s: Samples) -> Tensor:
-            return (s.x**4 - 2 * s.x**2 + 0.3 * s.x).sum() + 3
+@given(st.integers(4, 12), st.integers(2, 40))
+def test_spline_stays_between_its_coefficients(k: int, n: int) -> None:
+    basis = design.spline(torch.eye(k), n).mT
+    assert (basis >= 0).all()
+    torch.testing.assert_close(basis.sum(1), torch.ones(n))
 
-        start, limits = Samples(x=[0.9, 0.9]), {"x": (-2.0, 2.0)}
-        assert design.minimise(cost, start, "x", bounds=limits).record.x.min() > 0
-        starts = design.random_starts(
-            start,
-            "x",
-            bounds=limits,
-            count=32,
-            generator=torch.Generator().manual_seed(1),
-        )
-        found = design.multistart(cost, starts, "x", bounds=limits, polish=3)
-        assert found[0].record.x.max() < 0
-        assert [d.value for d in found] == sorted(d.value for d in found)
 
-    def test_random_starts_are_feasible_and_differ(self) -> None:
-        starts = design.random_starts(
-            TRAIN,
+def test_spline_fit_inverts_and_is_nearest(generator: torch.Generator) -> None:
+    c = torch.randn(3, 6, generator=generator)
+    torch.testing.assert_close(design.spline_fit(design.spline(c, 30), 6), c)
+    x = torch.randn(30, generator=generator)
+    basis = design.spline(torch.eye(6), 30).mT
+    rest = x - design.spline(design.spline_fit(x, 6), 30)
+    assert (basis.mT @ rest).abs().max() < 1e-12
+
+
+def test_spline_keeps_dtype_and_composes_with_transforms() -> None:
+    c = torch.linspace(0, 1, 5)
+    assert design.spline(c.float(), 9).dtype == torch.float32
+    assert design.spline_fit(torch.ones(9).float(), 5).dtype == torch.float32
+    slopes = torch.func.jacfwd(lambda c: design.spline(c, 9))(c)
+    torch.testing.assert_close(slopes, design.spline(torch.eye(5), 9).mT)
+    batch = torch.stack([c, 2 * c])
+    mapped = vmap(lambda c: design.spline_fit(design.spline(c, 9), 5))(batch)
+    torch.testing.assert_close(mapped, batch)
+
+
+def test_spline_explains_what_it_needs() -> None:
+    with pytest.raises(ValueError, match="at least 4 coefficients"):
+        design.spline(torch.ones(3), 10)
+    with pytest.raises(ValueError, match="ask for at most 5"):
+        design.spline_fit(torch.ones(5), 6)
+
+
+# One start
+
+
+@pytest.mark.parametrize("method", ["SLSQP", "trust-constr", "Adam", "LBFGS"])
+def test_every_method_finds_a_plain_minimum(method: str) -> None:
+    found = design.minimise(
+        bowl, Plan(a=[0.0, 0.0, 0.0], b=300.0), "a", "b", method=method, iterations=500
+    )
+    assert found.success
+    torch.testing.assert_close(found.record.a, GOAL, rtol=1e-3, atol=0)
+    assert found.record.b.item() == pytest.approx(1000, rel=1e-2)
+    assert found.value == pytest.approx(1, abs=1e-4)
+    assert found.start_value == pytest.approx(float(bowl(Plan(a=[0.0] * 3, b=300.0))))
+    assert found.value == float(bowl(found.record))
+
+
+@pytest.mark.parametrize("method", ["SLSQP", "LBFGS", "trust-constr"])
+def test_curved_valley_is_followed(method: str) -> None:
+    found = design.minimise(
+        banana, Plan(a=[-1.2, 1.0, -0.5, 0.8]), "a", method=method, iterations=1000
+    )
+    torch.testing.assert_close(found.record.a, torch.ones(4), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("method", ["SLSQP", "trust-constr", "Adam"])
+def test_bounds_hold_exactly(method: str) -> None:
+    bounds = {"a": (torch.tensor([1.5, 0.1, 0.1]), 2.5), "b": (None, 100 / 3)}
+    start = Plan(a=[2.0, 2.0, 2.0], b=10.0)
+    found = design.minimise(
+        bowl, start, "a", "b", bounds=bounds, method=method, iterations=500
+    )
+    a, b = found.record.a, found.record.b
+    assert found.success
+    assert 1.5 <= a[0] < 1.5 + 1e-3
+    assert a[1].item() == pytest.approx(2, abs=1e-3)
+    assert 2.5 - 1e-3 < a[2] <= 2.5
+    assert 100 / 3 - 0.1 < b <= 100 / 3
+
+
+@pytest.mark.parametrize("method", ["SLSQP", "trust-constr", "Adam", "LBFGS"])
+@pytest.mark.parametrize(
+    ("limit", "answer"),
+    [
+        (design.rms("a", 1.0), GOAL / GOAL.square().mean().sqrt()),
+        (design.total("a", 3.0), GOAL - 1),
+        (design.slew("a", 0.5), torch.tensor([1.5, 2.0, 2.5])),
+        (design.at_most(lambda q: q.a, 1.0), torch.ones(3)),
+    ],
+    ids=["rms", "total", "slew", "at_most"],
+)
+def test_constraints_hold_at_the_minimum(
+    method: str, limit: design.Constraint, answer: Tensor
+) -> None:
+    found = design.minimise(
+        bowl,
+        Plan(a=[0.1, 0.1, 0.1]),
+        "a",
+        constraints=(limit,),
+        method=method,
+        iterations=1000,
+    )
+    assert found.success
+    assert found.violation <= 1e-6
+    assert float(limit.excess(found.record).max()) <= 1e-6
+    tolerance = 1e-2 if method == "Adam" else 2e-3
+    torch.testing.assert_close(found.record.a, answer, rtol=tolerance, atol=tolerance)
+
+
+def test_infeasible_start_becomes_feasible() -> None:
+    limit = design.rms("a", 1.0)
+    found = design.minimise(bowl, Plan(a=[9.0, 9.0, 9.0]), "a", constraints=(limit,))
+    assert found.violation <= 1e-6
+    torch.testing.assert_close(
+        found.record.a, GOAL / GOAL.square().mean().sqrt(), rtol=1e-4, atol=0
+    )
+
+
+def test_impossible_constraints_are_no_success() -> None:
+    limits = (design.total("a", -1.0),)
+    found = design.minimise(
+        bowl, Plan(a=[1.0, 1.0, 1.0]), "a", bounds={"a": (0, 5)}, constraints=limits
+    )
+    assert not found.success
+    assert found.violation > 1e-6
+
+
+@given(st.integers(0, 1000))
+def test_feasible_removes_what_a_solver_leaves(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    limits = (design.rms("a", 1.0), design.slew("a", 0.3), design.total("a", 4.0))
+    a = 0.5 + 0.3 * (torch.arange(8.0) % 2)
+    noise = 0.01 * torch.randn(8, generator=generator)
+    plan = Plan(a=a * 4 / a.sum() + noise)
+    problem = pose(bowl, plan, ("a",), {"a": (0.1, 2.5)}, limits)
+    made = problem.build(feasible(problem, problem.flatten(plan)), plan)
+    assert ((made.a >= 0.1) & (made.a <= 2.5)).all()
+    assert all(float(c.excess(made).max()) <= 1e-6 for c in limits)
+    assert (made.a - plan.a).abs().max() < 0.1
+
+
+def test_only_the_named_fields_change() -> None:
+    start = Plan(a=[0.0, 0.0, 0.0], c=7.0)
+    found = design.minimise(bowl, start, "a")
+    assert found.record.b is None
+    assert found.record.c is start.c
+    both = design.minimise(bowl, start, "a", "b", iterations=500)
+    assert both.record.b.item() == pytest.approx(1000, rel=1e-2)
+    every = design.minimise(bowl, Plan(a=[0.0, 0.0, 0.0]))
+    torch.testing.assert_close(every.record.a, GOAL, rtol=1e-4, atol=0)
+
+
+def test_float32_records_stay_float32() -> None:
+    start = mrsim.to(Plan(a=[0.0, 0.0, 0.0]), dtype=torch.float32)
+
+    def cost(plan: Plan) -> Tensor:
+        return 1 + (plan.a - GOAL.float()).square().sum()
+
+    top = 8 / 3
+    found = design.minimise(cost, start, "a", bounds={"a": (0.0, top)})
+    assert found.record.a.dtype == torch.float32
+    assert (found.record.a <= torch.tensor(top, dtype=torch.float32)).all()
+    torch.testing.assert_close(
+        found.record.a, torch.tensor([1.0, 2.0, top]).float(), rtol=1e-3, atol=0
+    )
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+def test_units_of_objective_and_fields_do_not_matter(unit: float) -> None:
+    def cost(plan: Plan) -> Tensor:
+        return unit * bowl(tree.replace(plan, a=plan.a / unit))
+
+    found = design.minimise(cost, Plan(a=[0.5 * unit] * 3), "a")
+    torch.testing.assert_close(found.record.a / unit, GOAL, rtol=1e-4, atol=0)
+
+
+def test_objective_that_falls_by_orders_is_still_minimised() -> None:
+    def cost(plan: Plan) -> Tensor:
+        return (1e3 * (bowl(plan) - 1 + 1e-9)).square()
+
+    found = design.minimise(cost, Plan(a=[90.0, -40.0, 60.0]), "a")
+    torch.testing.assert_close(found.record.a, GOAL, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("method", ["SLSQP", "trust-constr", "Adam", "LBFGS"])
+def test_holes_in_the_objective_are_survived(bad: float, method: str) -> None:
+    def cost(plan: Plan) -> Tensor:
+        hole = (plan.a > 3.05).any() | (plan.a < -1).any()
+        return torch.where(hole, bad, 1.0) * bowl(plan)
+
+    found = design.minimise(
+        cost, Plan(a=[0.0, 0.0, 0.0]), "a", method=method, iterations=500
+    )
+    assert math.isfinite(found.value)
+    torch.testing.assert_close(found.record.a, GOAL, rtol=0.05, atol=0)
+
+
+def test_singular_start_is_refused() -> None:
+    def cost(seq: epg.FSE) -> Tensor:
+        return mrsim.crlb(epg.fse, "M0", "T2", "B1", sigma=1.0)(TISSUE, seq).B1
+
+    with pytest.raises(ValueError, match=r"objective is inf at the start.*singular"):
+        design.minimise(cost, train(flip=[180 * deg] * 8), "flip")
+    with pytest.raises(ValueError, match="1 of 3 entries of its gradient are not"):
+        design.minimise(lambda q: q.a.sqrt().sum(), Plan(a=[0.0, 1.0, 2.0]), "a")
+
+
+def test_history_tells_the_course() -> None:
+    limit = design.rms("a", 1.0)
+    found = design.minimise(bowl, Plan(a=[0.1, 0.1, 0.1]), "a", constraints=(limit,))
+    value, gradient, violation = found.history
+    assert len(value) == len(gradient) == len(violation) > 2
+    assert value[0] > value[-1]
+    assert value[-1] == pytest.approx(found.value, rel=1e-6)
+    assert violation[-1] <= 1e-6
+    assert found.evaluations >= len(value)
+    free = design.minimise(bowl, Plan(a=[0.1, 0.1, 0.1]), "a")
+    assert free.history.gradient[-1] < 1e-4 * free.history.gradient[0]
+
+
+def test_fse_train_improves_and_keeps_its_power() -> None:
+    found = design.minimise(
+        variance,
+        train(),
+        "flip",
+        bounds={"flip": (10 * deg, 180 * deg)},
+        constraints=(design.rms("flip", 60 * deg),),
+    )
+    flip = found.record.flip
+    assert found.success
+    assert found.value < 0.7 * found.start_value
+    assert float(variance(found.record)) == pytest.approx(found.value)
+    assert ((flip >= 10 * deg) & (flip <= 180 * deg)).all()
+    assert flip.square().mean().sqrt() <= 60 * deg * (1 + 1e-6)
+
+
+def test_timing_and_flips_are_designed_together_under_a_total_time() -> None:
+    found = design.minimise(
+        variance,
+        train(),
+        "flip",
+        "esp",
+        bounds={"flip": (10 * deg, 180 * deg), "esp": (5 * ms, None)},
+        constraints=(
+            design.rms("flip", 120 * deg),
+            design.at_most(lambda q: len(q.flip) * q.esp, 120 * ms, "train length"),
+        ),
+    )
+    assert found.success
+    assert found.record.esp * 8 <= 120 * ms * (1 + 1e-6)
+    assert found.record.esp > 10 * ms
+    assert found.value < found.start_value
+
+
+# Checkpoints
+
+
+class KilledError(Exception):
+    pass
+
+
+def interrupted(cost: Callable[[Any], Tensor], calls: int) -> Callable[[Any], Tensor]:
+    """Raise after a number of calls, like a killed job."""
+    left = [calls]
+
+    def wrapped(plan: Any) -> Tensor:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KilledError
+        return cost(plan)
+
+    return wrapped
+
+
+def test_checkpoint_resumes_after_an_interruption(tmp_path: Path) -> None:
+    path, start = tmp_path / "design.pt", Plan(a=[-1.2, 1.0, -0.5, 0.8])
+    with pytest.raises(KilledError):
+        design.minimise(interrupted(banana, 20), start, "a", checkpoint=path)
+    again = design.minimise(interrupted(banana, 500), start, "a", checkpoint=path)
+    torch.testing.assert_close(again.record.a, torch.ones(4), rtol=1e-3, atol=0)
+    assert again.start_value == float(banana(start))
+    assert again.history.value[0] > 1e3 * again.history.value[-1]
+    assert list(tmp_path.iterdir()) == [path]
+    third = design.minimise(interrupted(banana, 1), start, "a", checkpoint=path)
+    assert third.value == again.value
+    assert torch.equal(third.record.a, again.record.a)
+    assert third.success
+
+
+def test_checkpoint_counts_the_iterations_already_made(tmp_path: Path) -> None:
+    path, start = tmp_path / "design.pt", Plan(a=[-1.2, 1.0, -0.5, 0.8])
+    few = design.minimise(banana, start, "a", iterations=5, checkpoint=path)
+    assert len(few.history.value) == 5
+    assert not few.success
+    more = design.minimise(banana, start, "a", iterations=200, checkpoint=path)
+    assert torch.equal(more.history.value[:5], few.history.value)
+    assert more.value < few.value
+
+
+def test_checkpoint_of_another_problem_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "design.pt"
+    design.minimise(bowl, Plan(a=[0.0, 0.0, 0.0]), "a", checkpoint=path)
+    with pytest.raises(ValueError, match="another problem"):
+        design.minimise(bowl, Plan(a=[0.0, 0.0, 1.0]), "a", checkpoint=path)
+
+
+def test_progress_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    design.minimise(bowl, Plan(a=[0.0, 0.0, 0.0]), "a", progress=True)
+    assert "violation" in capsys.readouterr().err
+
+
+# Many starts
+
+
+def test_random_starts_are_diverse_and_feasible(generator: torch.Generator) -> None:
+    limits = (design.rms("flip", 60 * deg), design.slew("flip", 100 * deg))
+    bounds = {"flip": (10 * deg, 180 * deg)}
+    start = train()
+    batch = design.random_starts(
+        start, "flip", bounds=bounds, constraints=limits, count=40, generator=generator
+    )
+    assert batch.flip.shape == (40, 8)
+    assert batch.esp.shape == (40,)
+    torch.testing.assert_close(batch.flip[0], start.flip)
+    assert ((batch.flip >= 10 * deg) & (batch.flip <= 180 * deg)).all()
+    assert all(vmap(c.excess)(batch).max() <= 1e-12 for c in limits)
+    assert torch.pdist(batch.flip).min() > 1e-3
+    assert batch.flip.std(0).min() > 5 * deg
+
+
+def test_random_starts_repeat_with_their_generator() -> None:
+    def draw() -> Tensor:
+        generator = torch.Generator().manual_seed(3)
+        bounds = {"a": (0.0, 1.0)}
+        plan = Plan(a=[0.0] * 9)
+        return design.random_starts(plan, "a", bounds=bounds, generator=generator).a
+
+    assert torch.equal(draw(), draw())
+    assert draw().shape == (256, 9)
+
+
+def test_multistart_finds_the_least_of_many_minima(
+    generator: torch.Generator,
+) -> None:
+    start, bounds = Plan(a=[4.0] * 3), {"a": (-5.0, 5.0)}
+    single = design.minimise(waves, start, "a", bounds=bounds)
+    starts = design.random_starts(
+        start, "a", bounds=bounds, count=200, generator=generator
+    )
+    found = design.multistart(waves, starts, "a", bounds=bounds, polish=3)
+    values = [d.value for d in found]
+    assert len(found) == 3
+    assert values == sorted(values)
+    assert values[0] < single.value
+    torch.testing.assert_close(
+        found[0].record.a, torch.full((3,), 0.3), atol=1e-4, rtol=0
+    )
+    assert found[0].record.b is None
+
+
+def test_multistart_without_descent_polishes_the_best_scores() -> None:
+    starts = mrsim.expand(Plan(a=[0.0, 0.0, 0.0]), 3)
+    starts = tree.replace(starts, a=torch.tensor([[4.0] * 3, [0.3] * 3, [-4.0] * 3]))
+    (best,) = design.multistart(waves, starts, "a", steps=0, polish=1)
+    assert best.start_value == pytest.approx(float(waves(Plan(a=[0.3] * 3))))
+
+
+def test_multistart_polishes_a_place_once() -> None:
+    starts = mrsim.expand(Plan(a=[0.0, 0.0, 0.0]), 20)
+    found = design.multistart(bowl, starts, "a", steps=5, polish=4)
+    assert len(found) == 1
+
+
+def test_multistart_skips_starts_that_are_not_finite() -> None:
+    starts = mrsim.expand(train(), 6)
+    flip = torch.full((6, 8), 180 * deg)
+    some = torch.linspace(60, 120, 8) * deg
+    starts = tree.replace(starts, flip=torch.cat([flip[:5], some[None]]))
+
+    def cost(seq: epg.FSE) -> Tensor:
+        return mrsim.crlb(epg.fse, "M0", "T2", "B1", sigma=1.0)(TISSUE, seq).B1
+
+    found = design.multistart(cost, starts, "flip", steps=3, iterations=3)
+    assert len(found) == 1
+    assert found[0].value < float(cost(tree.replace(train(), flip=some)))
+    nowhere = tree.replace(starts, flip=flip)
+    with pytest.raises(ValueError, match="finite at none of the 6 starts"):
+        design.multistart(
+            lambda q: torch.where(q.flip.sum() > 0, math.inf, q.flip.sum()),
+            nowhere,
             "flip",
-            **LIMITS,
-            count=64,
-            generator=torch.Generator().manual_seed(0),
         )
-        assert starts.flip.shape == (64, 6)
-        assert (starts.flip.square().mean(1).sqrt() <= 60 * deg * (1 + 1e-9)).all()
-        assert (starts.flip >= 10 * deg).all()
-        assert torch.pdist(starts.flip).min() > 1e-6
-
-    def test_drops_singular_starts(self) -> None:
-        starts = mrsim.expand(Samples(x=[0.0, 0.0]), 3)
-        starts = mrsim.replace(
-            starts, x=torch.tensor([[0.0, 0.0], [0.01, 0.1], [0.1, 0.1]])
-        )
-        voxel = Voxel(M0=1.0, T2=0.08)
-
-        def cost(s: Samples) -> Tensor:
-            return mrsim.crlb(monoexp, "M0", "T2", sigma=0.01)(voxel, s).T2
-
-        limits = {"x": (0.0, 1.0)}
-        found = design.multistart(cost, starts, "x", bounds=limits, polish=3)
-        assert found[0].record.x.sort()[0][1] == pytest.approx(0.0887086, rel=1e-4)
-        with pytest.raises(ValueError, match="finite at none"):
-            design.multistart(cost, mrsim.expand(Samples(x=[0.1, 0.1]), 4), "x")
 
 
-class TestSpline:
-    @given(st.integers(4, 12), st.integers(12, 60))
-    def test_partition_of_unity_and_ends(self, k: int, n: int) -> None:
-        ones = design.spline(torch.ones(k), n)
-        torch.testing.assert_close(ones, torch.ones(n))
-        c = torch.linspace(-1, 2, k) ** 2
-        made = design.spline(c, n)
-        torch.testing.assert_close(made[[0, -1]], c[[0, -1]])
-        assert made.min() >= c.min() - 1e-12
-        assert made.max() <= c.max() + 1e-12
+def test_multistart_in_little_memory_is_the_same() -> None:
+    starts = mrsim.expand(Plan(a=[0.0, 0.0, 0.0]), 12)
+    starts = tree.replace(starts, a=torch.linspace(-4, 4, 36).reshape(12, 3))
+    whole = design.multistart(waves, starts, "a", steps=10, polish=2)
+    parts = design.multistart(waves, starts, "a", steps=10, polish=2, memory=1)
+    assert [d.value for d in whole] == [d.value for d in parts]
 
-    @given(st.integers(4, 12), st.integers(24, 60))
-    def test_fit_recovers_coefficients(self, k: int, n: int) -> None:
-        c = torch.sin(torch.arange(float(k)))
-        torch.testing.assert_close(design.spline_fit(design.spline(c, n), k), c)
 
-    def test_agrees_with_scipy(self) -> None:
-        from scipy.interpolate import BSpline
+def test_multistart_resumes(tmp_path: Path) -> None:
+    path = tmp_path / "starts.pt"
+    starts = mrsim.expand(Plan(a=[0.0, 0.0, 0.0]), 8)
+    starts = tree.replace(starts, a=torch.linspace(-4, 4, 24).reshape(8, 3))
+    first = design.multistart(waves, starts, "a", polish=2, checkpoint=path)
+    again = design.multistart(
+        interrupted(waves, 2), starts, "a", polish=2, checkpoint=path
+    )
+    assert [d.value for d in first] == [d.value for d in again]
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["starts.pt", "starts.pt.0", "starts.pt.1"]
 
-        c = torch.tensor([0.3, -1.0, 2.0, 0.5, 1.5, -0.2])
-        knots = [0.0] * 4 + [1 / 3, 2 / 3] + [1.0] * 4
-        t = torch.linspace(0, 1, 31)
-        wanted = torch.as_tensor(BSpline(knots, c.numpy(), 3)(t.numpy()))
-        torch.testing.assert_close(design.spline(c, 31), wanted)
 
-    def test_too_few_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="at least 4"):
-            design.spline(torch.ones(3), 10)
-        with pytest.raises(ValueError, match="at most 5"):
-            design.spline_fit(torch.ones(5), 6)
+def test_absent_fields_may_be_designed_from_many_starts() -> None:
+    starts = mrsim.expand(train(), 3)
+    found = design.multistart(
+        variance, starts, "phase", bounds={"phase": (-1, 1)}, steps=1, iterations=2
+    )
+    assert found[0].record.phase.shape == (8,)
+
+
+# Misuse
+
+
+def test_misuse_is_explained() -> None:
+    plan = Plan(a=[0.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match="method must be one of"):
+        design.minimise(bowl, plan, "a", method="Newton")
+    with pytest.raises(ValueError, match="flip"):
+        design.minimise(bowl, plan, "flip")
+    with pytest.raises(ValueError, match="bounds are given for 'b'"):
+        design.minimise(bowl, plan, "a", bounds={"b": (0, 1)})
+    with pytest.raises(ValueError, match="lower ≤ upper"):
+        design.minimise(bowl, plan, "a", bounds={"a": (1, 0)})
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        design.minimise(bowl, plan, "a", bounds={"a": (torch.zeros(2), 1)})
+    with pytest.raises(ValueError, match="one real number"):
+        design.minimise(lambda q: q.a, plan, "a")
+    with pytest.raises(ValueError, match="one real number"):
+        design.minimise(lambda q: torch.complex(q.a, q.a).sum(), plan, "a")
+    with pytest.raises(ValueError, match="LBFGS takes no bounds"):
+        design.minimise(bowl, plan, "a", bounds={"a": (0, 1)}, method="LBFGS")
+    with pytest.raises(ValueError, match="finite bounds"):
+        design.random_starts(plan, "a", bounds={"a": (0, None)})

@@ -26,7 +26,8 @@ from mrsim.design.problem import (
 from mrsim.design.solvers import SOLVERS, Run
 
 _PLATEAU = 1e6  # what a solver sees, in units of the start, where nothing is finite
-_SHRUNK = 1e-2  # an objective below this share of its unit is given a new unit
+_SHRUNK = 1e-2  # below this share of its unit an objective is given a new unit,
+_ZERO = 1e-12  # unless it is zero: this share of its start
 _ATTEMPTS = 5
 
 
@@ -73,13 +74,13 @@ def minimise(
     Gauss-Newton steps, onto the constraints; the best such design seen wins.
 
     Args:
-        objective: a differentiable function of the record that returns one real number,
-            for example ``lambda q: mrsim.crlb(f, "M0", "T2", sigma=1.0)(tissue, q).T2``.
+        objective: a differentiable function of the record that returns one real
+            number, such as ``lambda q: mrsim.crlb(f, "T2", sigma=1)(tissue, q).T2``.
         start: the record to start from; entries out of bounds are moved into them.
         *wanted: names of the fields that may change, dotted for nested records; a field
-            that is ``None`` starts from its neutral value. No name: all that are present.
-        bounds: name → (lower, upper) [the field's unit], scalars or of its shape; ``None``
-            for no bound on that side.
+            that is ``None`` starts from its neutral value. No name: all present ones.
+        bounds: name → (lower, upper) [the field's unit], scalars or of its shape;
+            ``None`` for no bound on that side.
         constraints: limits such as `rms`, `total`, `slew`, `at_most`.
         method: ``"SLSQP"``, ``"trust-constr"`` (scipy, extra ``opt``), ``"Adam"`` or
             ``"LBFGS"`` (torch.optim; constraints by an augmented Lagrangian, less
@@ -127,11 +128,14 @@ def minimise(
         problem=problem,
         state=State(**saved) if saved else state,
         last=(x, value, gradient),
-        unit=1.0,
+        unit=abs(float(value)) or 1.0,
         path=checkpoint,
         mark=mark,
-        bar=require("tqdm", "demo").tqdm(total=iterations) if progress else None,
+        bar=None,
     )
+    if progress:
+        done = len(log.state.rows)
+        log.bar = require("tqdm", "demo").tqdm(total=iterations, initial=done)
     _solve(log, method, iterations, tolerance)
     if log.bar is not None:
         log.bar.close()
@@ -153,9 +157,9 @@ def _refuse(value: Tensor, gradient: Tensor) -> None:
     if not value.isfinite():
         raise ValueError(
             f"design: the objective is {float(value)} at the start, so no direction is"
-            f" better (for a CRLB: the Fisher matrix is singular, the sequence cannot tell"
-            f" the unknowns apart); start from another sequence, for example one of"
-            f" design.random_starts"
+            f" better (for a CRLB: the Fisher matrix is singular, the sequence cannot"
+            f" tell the unknowns apart); start from another sequence, for example one"
+            f" of design.random_starts"
         )
     if not gradient.isfinite().all():
         raise ValueError(
@@ -168,21 +172,20 @@ def _refuse(value: Tensor, gradient: Tensor) -> None:
 def _solve(
     log: SimpleNamespace, method: str, iterations: int, tolerance: float
 ) -> None:
-    """Run the solver; anew from its best if it failed or outgrew the objective's unit."""
+    """Run the solver; anew from its best if it failed or outgrew the unit."""
+    least = _ZERO * log.unit
     for _ in range(_ATTEMPTS):
         left = iterations - len(log.state.rows)
         if log.state.success or left <= 0:
             break
         before = log.state.value
-        log.unit = abs(before) or 1.0
+        log.unit = max(abs(before), least)
         run = Run(partial(_evaluate, log), partial(_note, log), left, tolerance)
         end = SOLVERS[method](log.problem, log.state.x, run)
         _keep(log, feasible(log.problem, end.x))
-        outgrown = abs(log.state.value) < _SHRUNK * log.unit
         met = end.success and log.state.violation <= TOLERANCE
-        log.state = log.state._replace(
-            success=met and not outgrown, message=end.message
-        )
+        shrunk = least < abs(log.state.value) < _SHRUNK * log.unit
+        log.state = log.state._replace(success=met and not shrunk, message=end.message)
         _save(log)
         if before - log.state.value <= tolerance * log.unit:
             break
@@ -224,10 +227,8 @@ def _keep(log: SimpleNamespace, x: Tensor) -> None:
     """Keep a design that is better: nearer to feasible, then of lower value."""
     value, over = float(_measure(log, x)[0]), violation(log.problem, x)
     rank = max(over, TOLERANCE), value
-    if math.isfinite(value) and rank < (
-        max(log.state.violation, TOLERANCE),
-        log.state.value,
-    ):
+    known = max(log.state.violation, TOLERANCE), log.state.value
+    if math.isfinite(value) and rank < known:
         log.state = log.state._replace(x=x, value=value, violation=over)
 
 

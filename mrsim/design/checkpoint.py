@@ -40,13 +40,17 @@ def load(path: str | Path, mark: Tensor) -> dict[str, Any] | None:
         path: the file.
         mark: as given to `save`.
 
+    Returns:
+        The content, or ``None``.
+
     Raises:
         ValueError: the file belongs to another problem.
     """
     if not Path(path).exists():
         return None
     content = torch.load(path, map_location=mark.device, weights_only=True)
-    if not torch.equal(content.pop("mark"), mark):
+    known = content.pop("mark")
+    if known.shape != mark.shape or not torch.allclose(known, mark, rtol=1e-6, atol=0):
         raise ValueError(
             f"design: the checkpoint {path} is of another problem (its start, bounds or"
             f" objective differ); delete it or give another path"

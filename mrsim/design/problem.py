@@ -41,6 +41,16 @@ def pose(
 ) -> Problem:
     """Describe a design problem by flat vectors.
 
+    Args:
+        objective: of a record, one real number.
+        start: the record to start from.
+        wanted: names of the fields that may change; none for all that are present.
+        bounds: name → (lower, upper).
+        constraints: limits on the record.
+
+    Returns:
+        The problem.
+
     Raises:
         ValueError: a name is unknown, a bound has no field or the wrong shape, or a
             lower bound lies above the upper one.
@@ -52,8 +62,8 @@ def pose(
         start = promote(start, name)
     for name in set(limits) - set(chosen):
         raise ValueError(
-            f"design: bounds are given for {name!r}, but only {tuple(chosen)} may change;"
-            f" name it too or leave its bounds out"
+            f"design: bounds are given for {name!r}, but only {tuple(chosen)} may"
+            f" change; name it too or leave its bounds out"
         )
     fields = [get(start, n) for n in chosen]
     ends = [_ends(n, x, limits.get(n)) for n, x in zip(chosen, fields, strict=True)]
@@ -133,6 +143,12 @@ def value_and_gradient(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
 def scalar(value: Any) -> Tensor:
     """Require one real number of an objective.
 
+    Args:
+        value: what the objective returned.
+
+    Returns:
+        It, in double precision.
+
     Raises:
         ValueError: it is something else.
     """
@@ -150,7 +166,7 @@ def scalar(value: Any) -> Tensor:
 
 
 def excess(problem: Problem, x: Tensor, base: Any = None) -> Tensor:
-    """Return how far every constraint is exceeded (positive) or met, one flat vector."""
+    """Return by how much each constraint is exceeded (negative: met), one vector."""
     record = problem.build(x, problem.base if base is None else base)
     parts = [c.excess(record).reshape(-1).double() for c in problem.constraints]
     return torch.cat([x[:0], *parts])

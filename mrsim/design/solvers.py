@@ -1,12 +1,13 @@
-"""Solvers behind one value-and-gradient: scipy's SLSQP and trust-constr, torch.optim."""
+"""Solvers behind one value-and-gradient: scipy's and torch's."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
+from torch.func import grad_and_value, hessian
 
 from mrsim._check import require
 from mrsim.design.problem import Problem, excess, excess_slopes, inside
@@ -43,12 +44,7 @@ def slsqp(problem: Problem, x: Tensor, run: Run) -> End:
 
 def trust_constr(problem: Problem, x: Tensor, run: Run) -> End:
     """Interior-point trust region (Byrd, Hribar and Nocedal 1999), by scipy."""
-    options = {
-        "maxiter": run.iterations,
-        "gtol": run.tolerance**0.5,
-        "xtol": run.tolerance,
-        "barrier_tol": run.tolerance,
-    }
+    options = {"maxiter": run.iterations, "xtol": run.tolerance}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "delta_grad == 0.0", UserWarning)
         warnings.filterwarnings("ignore", "Singular Jacobian", UserWarning)
@@ -73,13 +69,17 @@ def _scipy(
     def slopes(x: Any) -> Any:
         return -excess_slopes(problem, tensor(x)).cpu().numpy()
 
-    constraints = []
-    if problem.constraints and method == "SLSQP":
-        constraints = [{"type": "ineq", "fun": limits, "jac": slopes}]
-    elif problem.constraints:
-        constraints = [
-            optimize.NonlinearConstraint(limits, 0, float("inf"), jac=slopes)
-        ]
+    def bends(x: Any, v: Any) -> Any:
+        return (
+            hessian(lambda x: -tensor(v) @ excess(problem, x))(tensor(x)).cpu().numpy()
+        )
+
+    if not problem.constraints:
+        limit = ()
+    elif method == "SLSQP":
+        limit = {"type": "ineq", "fun": limits, "jac": slopes}
+    else:
+        limit = optimize.NonlinearConstraint(limits, 0, math.inf, slopes, bends)
     low, high = problem.lower.cpu().numpy(), problem.upper.cpu().numpy()
     found = optimize.minimize(
         both,
@@ -87,7 +87,7 @@ def _scipy(
         jac=True,
         method=method,
         bounds=optimize.Bounds(low, high, keep_feasible=True),
-        constraints=constraints,
+        constraints=limit,
         callback=lambda x, *_: run.note(tensor(x)),
         options=options,
     )
@@ -119,20 +119,30 @@ def adam(problem: Problem, x: Tensor, run: Run) -> End:
 def lbfgs(problem: Problem, x: Tensor, run: Run) -> End:
     """Limited-memory BFGS (Liu and Nocedal 1989), by torch.optim; takes no bounds.
 
+    Args:
+        problem: the problem.
+        x: where to start.
+        run: the rest.
+
+    Returns:
+        The end.
+
     Raises:
         ValueError: there are bounds.
     """
     if problem.lower.isfinite().any() or problem.upper.isfinite().any():
         raise ValueError(
-            "design: LBFGS takes no bounds; use method='SLSQP', 'trust-constr' or 'Adam'"
+            "design: LBFGS takes no bounds; use the method 'SLSQP', 'trust-constr' or"
+            " 'Adam'"
         )
     rounds = _ROUNDS if problem.constraints else 1
     moving, multipliers = x.clone(), torch.zeros_like(excess(problem, x))
-    change = float("inf")
+    change = math.inf
     for _ in range(rounds):
         optimiser = torch.optim.LBFGS(
             [moving],
             max_iter=1,
+            max_eval=25,
             line_search_fn="strong_wolfe",
             tolerance_grad=0.0,
             tolerance_change=0.0,
@@ -144,7 +154,7 @@ def lbfgs(problem: Problem, x: Tensor, run: Run) -> End:
             moving.grad = gradient + slope
             return value + float(extra)
 
-        before = float("inf")
+        before = math.inf
         for _ in range(max(1, run.iterations // rounds)):
             value = float(optimiser.step(closure))
             run.note(moving.clone())

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mrsim._check import check_floats, check_shapes
 from mrsim.epg.engine import run
-from mrsim.epg.program import Event, Layout, Program
+from mrsim.epg.program import Event, Layout, Program, check_count
 from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record
 
@@ -58,7 +58,7 @@ def bssfp(tissue: Tissue, seq: BSSFP) -> Tensor:
     check_shapes(
         "epg.bssfp", seq, flip="pulse", phase="pulse", TI="", efficiency="", **each
     )
-    count = len(seq.flip)
+    count = check_count("epg.bssfp", seq.flip)
     TR = seq.TR.expand(count)
     TE = TR / 2 if seq.TE is None else seq.TE.expand(count)
     flip = seq.flip.repeat_interleave(2)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mrsim._check import check_floats, check_shapes
 from mrsim.epg.engine import run
-from mrsim.epg.program import Event, Layout, Program
+from mrsim.epg.program import Event, Layout, Program, check_count
 from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record, static
 
@@ -74,7 +74,8 @@ def fisp_program(seq: FISP) -> Program:
     check_shapes(
         "epg.fisp", seq, flip="pulse", phase="pulse", TI="", efficiency="", **shapes
     )
-    TR = seq.TR.expand(seq.flip.shape)
+    pulses = check_count("epg.fisp", seq.flip)
+    TR = seq.TR.expand(pulses)
     TE = torch.zeros_like(TR) if seq.TE is None else seq.TE.expand(TR.shape)
     flip, duration = _rows(seq.flip, seq.flip * 0), _rows(TE, TR - TE)
     phase = None if seq.phase is None else _rows(seq.phase, seq.phase)
@@ -91,7 +92,7 @@ def fisp_program(seq: FISP) -> Program:
         phase=phase,
         demod=phase,
         efficiency=efficiency,
-        layout=_layout(len(seq.flip), seq.TI is not None),
+        layout=_layout(pulses, seq.TI is not None),
         states=seq.states,
     )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mrsim._check import check_floats, check_shapes
 from mrsim.epg.engine import run
-from mrsim.epg.program import Event, Layout, Program
+from mrsim.epg.program import Event, Layout, Program, check_count
 from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record, static
 
@@ -72,6 +72,7 @@ def fse_program(seq: FSE) -> Program:
     check_floats("epg.fse", **fields, excitation=seq.excitation)
     shapes = {"flip": "echo", "esp": "", "phase": "echo", "excitation": ""}
     check_shapes("epg.fse", seq, **shapes)
+    echoes = check_count("epg.fse", seq.flip)
     if seq.excitation is None:
         first = torch.full_like(seq.flip[:1], math.pi / 2)
     else:
@@ -79,9 +80,9 @@ def fse_program(seq: FSE) -> Program:
     still = torch.zeros_like(first)
     return Program(
         flip=torch.cat([first, _interleave(seq.flip)]),
-        duration=(seq.esp / 2).expand(2 * len(seq.flip) + 1),
+        duration=(seq.esp / 2).expand(2 * echoes + 1),
         phase=None if seq.phase is None else torch.cat([still, _interleave(seq.phase)]),
-        layout=_layout(len(seq.flip)),
+        layout=_layout(echoes),
         states=seq.states,
     )
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mrsim._check import check_floats, check_shapes
 from mrsim.epg.engine import run
-from mrsim.epg.program import Event, Layout, Program
+from mrsim.epg.program import Event, Layout, Program, check_count
 from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record, static
 
@@ -59,7 +59,8 @@ def mprage(tissue: Tissue, seq: MPRAGE) -> Tensor:
     """
     check_floats("epg.mprage", **{n: getattr(seq, n) for n in _FIELDS})
     scalars = dict.fromkeys(("TR", "TI", "TE", "efficiency", "cycle"), "")
-    shots = check_shapes("epg.mprage", seq, flip="shot", **scalars)["shot"]
+    check_shapes("epg.mprage", seq, flip="shot", **scalars)
+    shots = check_count("epg.mprage", seq.flip)
     if seq.centre not in range(shots):
         raise ValueError(
             f"epg.mprage: centre must be one of the {shots} shots, 0 to {shots - 1},"

@@ -50,7 +50,9 @@ def spgr(tissue: Tissue, seq: SPGR) -> Tensor:
     _check("epg.spgr", tissue, seq)
     flip = seq.flip if tissue.B1 is None else seq.flip * tissue.B1
     gone = -torch.expm1(-seq.TR / tissue.T1)
-    signal = flip.sin() * gone / (1 - (1 - gone) * flip.cos())
+    # 1 - E1 cos α without cancellation
+    lost = gone * flip.cos() + 2 * (flip / 2).sin().square()
+    signal = flip.sin() * gone / lost
     signal = signal if tissue.M0 is None else signal * tissue.M0
     angle = torch.zeros_like(signal)
     if seq.TE is not None:

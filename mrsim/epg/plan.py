@@ -221,8 +221,6 @@ def _route(
 
 def _overlap(source: range, wanted: range, through: range, kind: int) -> list[Piece]:
     step = wanted.step
-    if not source or (wanted[0] - source[0]) % step:
-        return [Piece(ZERO, 0, len(wanted))]
     first = max(
         wanted[0], source[0], through.start + (source[0] - through.start) % step
     )

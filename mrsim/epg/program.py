@@ -70,6 +70,11 @@ def checked(where: str, tissue: Tissue, program: Program) -> dict[str, Tensor | 
     fields = {n: getattr(program, n) for n in _ROWS}
     fields |= {n: getattr(tissue, n) for n in _TISSUE}
     check_floats(where, **fields)
+    if program.flip.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"{where}: a complex signal needs float32 or float64, got"
+            f" {program.flip.dtype}; convert with mrsim.to(record, torch.float32)"
+        )
     check_shapes(where, tissue, **dict.fromkeys(_TISSUE, ""))
     events = check_shapes(where, program, **dict.fromkeys(_ROWS, "event"))["event"]
     layout, states = program.layout, program.states
@@ -90,6 +95,24 @@ def checked(where: str, tissue: Tissue, program: Program) -> dict[str, Tensor | 
         )
     _check_layout(where, layout)
     return fields
+
+
+def check_count(where: str, flip: Tensor) -> int:
+    """Require a train of at least one pulse; return how many there are.
+
+    Args:
+        where: the function that asks, for the message.
+        flip: (pulse,) flip angles.
+
+    Returns:
+        The number of pulses.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not len(flip):
+        raise ValueError(f"{where}: flip holds no pulse; give at least one angle [rad]")
+    return len(flip)
 
 
 @lru_cache(maxsize=256)

@@ -56,14 +56,19 @@ def truncation_error(tissue: Tissue, program: Program) -> Tensor:
     jacobian, lost = torch.func.jacrev(play, has_aux=True)(leaks)
     dropped = torch.cat([torch.zeros_like(lost[:1]), lost.cumsum(0)])
     counted = [bisect_right(moved, moved[row] - states) for row in reads]
-    return _norm(jacobian.flatten(2)) * dropped[counted].sqrt()
+    return _norm(jacobian.flatten(2)) * _root(dropped[counted])
 
 
 def _norm(x: Tensor) -> Tensor:
     """Return the spectral norm of each (2, n) matrix."""
     a, b = x.unbind(1)
     aa, bb, ab = (a * a).sum(1), (b * b).sum(1), (a * b).sum(1)
-    return ((aa + bb) / 2 + torch.hypot((aa - bb) / 2, ab)).sqrt()
+    return _root((aa + bb) / 2 + _root(((aa - bb) / 2).square() + ab.square()))
+
+
+def _root(x: Tensor) -> Tensor:
+    """Return the square root, with derivative 0 at 0."""
+    return torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), 0.0)
 
 
 def _play(

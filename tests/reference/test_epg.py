@@ -70,7 +70,8 @@ def tissues(system: Case) -> list[Tissue]:
     ]
 
 
-def discovered(name: str) -> list[Any]:
+def discovered(name: str, having: str = "signal") -> list[Any]:
+    """Return the cases of a file that store an array, as parameters of a test."""
     return [
         pytest.param(
             case,
@@ -78,6 +79,7 @@ def discovered(name: str) -> list[Any]:
             marks=[pytest.mark.skip(reason=f"no {lack} yet")] if lack else [],
         )
         for case in load(name)
+        if having in arrays(name, case["name"])
         for lack in [missing(case["system"])]
     ]
 
@@ -88,10 +90,7 @@ def total(f: Callable[..., Tensor], case: Case, program: epg.Program) -> Tensor:
     return torch.stack([f(tissue, program) for tissue in voxels]).sum(0)
 
 
-every_case = pytest.mark.parametrize("case", discovered("epg_cases"))
-
-
-@every_case
+@pytest.mark.parametrize("case", discovered("epg_cases"))
 @pytest.mark.parametrize("f", [epg.run, bloch.run, replay.signal])
 def test_signal(f: Callable[..., Tensor], case: Case) -> None:
     wanted = arrays("epg_cases", case["name"])["signal"]
@@ -105,11 +104,9 @@ def test_signal(f: Callable[..., Tensor], case: Case) -> None:
         assert (small - wanted).abs().max() <= 2e-5
 
 
-@every_case
+@pytest.mark.parametrize("case", discovered("epg_cases", "steady"))
 def test_steady(case: Case) -> None:
-    wanted = arrays("epg_cases", case["name"]).get("steady")
-    if wanted is None:
-        return
+    wanted = arrays("epg_cases", case["name"])["steady"]
     events = case["sequence"]
     readings = sum(e[0] == "adc" for e in events)
     program = replay.program_of(events * -(-3000 // readings))
@@ -117,11 +114,9 @@ def test_steady(case: Case) -> None:
     assert (made - wanted).abs().max() <= case["atol"]
 
 
-@every_case
+@pytest.mark.parametrize("case", discovered("epg_cases", "F"))
 def test_states(case: Case) -> None:
     golden = arrays("epg_cases", case["name"])
-    if "F" not in golden:
-        return
     for pool, tissue in enumerate(tissues(case["system"])):
         F, Z = golden["F"][:, pool], golden["Z"][:, pool]
         ways = [replay.program_of(case["sequence"])]
@@ -187,10 +182,7 @@ def near(made: Tensor, wanted: Tensor, rtol: float, keep: tuple[int, ...] = ()) 
     assert ((made - wanted).abs() <= rtol * size + 1e-14).all()
 
 
-every_derivative = pytest.mark.parametrize("case", discovered("epg_derivatives"))
-
-
-@every_derivative
+@pytest.mark.parametrize("case", discovered("epg_derivatives", "jac"))
 @pytest.mark.parametrize("mode", ["forward", "reverse"])
 def test_jacobians(mode: str, case: Case) -> None:
     golden = arrays("epg_derivatives", case["name"])
@@ -205,7 +197,7 @@ def test_jacobians(mode: str, case: Case) -> None:
     near(made.phase[:, at] * deg, golden["jac_phase"], case["rtol"], (1,))
 
 
-@every_derivative
+@pytest.mark.parametrize("case", discovered("epg_derivatives", "hess"))
 def test_hessians(case: Case) -> None:
     golden = arrays("epg_derivatives", case["name"])["hess"]
     program, theta = replay.program_of(case["sequence"]), point(case)
@@ -218,7 +210,7 @@ def test_hessians(case: Case) -> None:
         near(made, golden, 1e-8, (1, 2))
 
 
-@every_derivative
+@pytest.mark.parametrize("case", discovered("epg_derivatives", "crlb"))
 def test_crlb(case: Case) -> None:
     golden = arrays("epg_derivatives", case["name"])
     program, tissue = replay.program_of(case["sequence"]), voxel(point(case))

@@ -169,7 +169,8 @@ LATER = {
 }
 
 
-def discovered() -> list[Any]:
+def discovered(having: str = "ref_signal") -> list[Any]:
+    """Return the files that store an array, as parameters of a test."""
     return [
         pytest.param(
             name,
@@ -179,6 +180,7 @@ def discovered() -> list[Any]:
             else [],
         )
         for name, entry in INDEX.items()
+        if having in load(folder("sequences") / f"{name}.npz")
     ]
 
 
@@ -192,7 +194,7 @@ def voxels(d: Data) -> Data:
 
 
 def columns(name: str) -> list[str]:
-    """Return the parameters that a file's Jacobian has, from index.json or the README."""
+    """Return the parameters of a file's Jacobian, by index.json or the README."""
     text = (folder("sequences") / "README.md").read_text()
     axis = r"jac axis1=\(([^)]*)\)"
     listed = re.search(axis, INDEX[name]["meta"]) or re.search(f"{name}: {axis}", text)
@@ -217,11 +219,9 @@ def test_signal(name: str) -> None:
         close(made, d[peer], 1e-5)
 
 
-@pytest.mark.parametrize("name", discovered())
+@pytest.mark.parametrize("name", discovered("ref_jac"))
 def test_jacobian(name: str) -> None:
     d, meta = load(folder("sequences") / f"{name}.npz"), INDEX[name]["meta"]
-    if "ref_jac" not in d:
-        return
     model, wanted = MODELS[INDEX[name]["model"]], columns(name)
 
     def signal(p: Data) -> Tensor:
@@ -235,11 +235,9 @@ def test_jacobian(name: str) -> None:
         close(made, d[peer], 5e-5 if loose else 1e-5, each=True)
 
 
-@pytest.mark.parametrize("name", discovered())
+@pytest.mark.parametrize("name", discovered("ref_steady"))
 def test_sixth_playing(name: str) -> None:
     d = load(folder("sequences") / f"{name}.npz")
-    if "ref_steady" not in d:
-        return
     train = epg.fse_program(epg.FSE(flip=d["flip_deg"] * deg, esp=d["esp_ms"] * ms))
     program = _repeated(train, d["TR_ms"] * ms, 6)
     many = vmap(tissue)(voxels(d))
