@@ -106,17 +106,17 @@ def fse_real(tissue: Tissue, train: epg.FSE) -> Tensor:
     return epg.fse(tissue, train).real
 
 
-def problem(name: str, design: Case, case: Case) -> tuple[Any, ...]:
+def problem(name: str, protocol: Case) -> tuple[Any, ...]:
     """Return the model, a poor start, its bounds, and the model's arguments."""
     if name == "monoexp_T2":
         start = Tissue(T1=1.0, T2=0.3, M0=1.0)
-        return monoexp, start, {"T2": (1e-3, 5.0)}, (Samples(x=design["TE_s"]),)
+        return monoexp, start, {"T2": (1e-3, 5.0)}, (Samples(x=protocol["TE_s"]),)
     if name == "vfa_T1_with_B1":
         start = Tissue(T1=0.3, T2=0.1, M0=5.0)
-        samples = Samples(x=design["flip_rad"], TR=design["TR_s"])
+        samples = Samples(x=protocol["flip_rad"], TR=protocol["TR_s"])
         return spgr, start, {"T1": (0.01, 20.0)}, (samples,)
-    train = epg.FSE(flip=design["flip_rad"], esp=design["ESP_s"])
-    start = Tissue(T1=design["T1_fixed_s"], T2=0.04, M0=0.3, B1=0.75)
+    train = epg.FSE(flip=protocol["flip_rad"], esp=protocol["ESP_s"])
+    start = Tissue(T1=protocol["T1_fixed_s"], T2=0.04, M0=0.3, B1=0.75)
     return fse_real, start, {"T2": (1e-3, 1.0), "B1": (0.5, 1.1)}, (train,)
 
 
@@ -125,7 +125,7 @@ def problem(name: str, design: Case, case: Case) -> tuple[Any, ...]:
 def test_least_squares_minimum(name: str, dtype: torch.dtype) -> None:
     case = FITS["fits"][name]
     data = torch.tensor(case["data"], dtype=dtype)
-    model, start, bounds, args = problem(name, case["design"], case)
+    model, start, bounds, args = problem(name, case["design"])
     starts = mrsim.expand(start, len(data))
     if "B1" in case:
         starts = mrsim.replace(starts, B1=torch.tensor(case["B1"]))
