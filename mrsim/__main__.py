@@ -119,7 +119,7 @@ def options(given: argparse.Namespace) -> demo.Options:
     Raises:
         InputError: a number is out of range.
     """
-    small = (6000, 64, 30, 1) if given.quick else (30_000, 256, 60, 4)
+    small = (5000, 64, 20, 1) if given.quick else (30_000, 256, 60, 4)
     names = ("fits", "starts", "steps", "polish")
     effort: dict[str, Any] = {
         name: default if getattr(given, name) is None else getattr(given, name)

@@ -129,7 +129,7 @@ def optimised(
         constraints=limits,
         steps=steps,
         polish=polish,
-        tolerance=1e-7,
+        tolerance=1e-5,
         progress=progress,
     )
     return found[0].record
