@@ -5,10 +5,8 @@ from mrsim.design._minimise import (
     History as History,
     minimise as minimise,
 )
-from mrsim.design._multistart import (
-    multistart as multistart,
-    random_starts as random_starts,
-)
+from mrsim.design._multistart import multistart as multistart
+from mrsim.design._random_starts import random_starts as random_starts
 from mrsim.design._spline import spline as spline, spline_fit as spline_fit
 from mrsim.design.constraints import (
     Constraint as Constraint,

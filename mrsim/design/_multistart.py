@@ -1,9 +1,9 @@
 """Minimise from many starts: score all by one vmap, descend together, polish a few."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from torch.func import grad_and_value, vmap
 from mrsim._batched import peak_bytes
 from mrsim._check import require
 from mrsim.design._minimise import Design, minimise
-from mrsim.design._spline import spline
 from mrsim.design.checkpoint import load, save
 from mrsim.design.constraints import Constraint
 from mrsim.design.problem import (
@@ -28,10 +27,7 @@ from mrsim.design.problem import (
 from mrsim.design.solvers import RATE, WEIGHT
 from mrsim.tree import expand, get, put, tree_leaves, tree_map
 
-R = TypeVar("R")
-
 _NEAR = 0.1  # starts that end within this of each other, in scaled units, are one
-_KNOTS = 5  # coefficients of the smooth random starts
 
 
 def multistart(
@@ -52,9 +48,10 @@ def multistart(
     """Minimise a function of a record from many starts and return the best few.
 
     All starts are scored by one vmap and then descend together: ``steps`` of Adam, each
-    one vmapped value and gradient, on f/|f| plus a penalty of the constraints. The best
-    ``polish`` that differ are then minimised in turn by `minimise`. The batch costs
-    little more than one start, so hundreds of them are a cheap way out of bad minima.
+    one vmapped value and gradient, on f/|f| plus a penalty of the constraints; after
+    half of them the best quarter goes on. The best ``polish`` that differ are then
+    minimised in turn by `minimise`. A batch costs little more than one start, so
+    hundreds of them are a cheap way out of bad minima.
 
     Args:
         objective: as for `minimise`.
@@ -85,16 +82,15 @@ def multistart(
     mark = torch.cat([x.flatten(), problem.lower, problem.upper])
     saved = load(checkpoint, mark) if checkpoint else None
     if saved is None:
-        found, merit = _descend(problem, x, bases, steps, memory, progress)
-        saved = {"x": found, "picked": _pick(found, merit, polish)}
+        x, which = _search(problem, x, bases, steps, polish, memory, progress)
+        saved = {"x": x, "start": which}
         if checkpoint:
             save(checkpoint, mark, saved)
     made = []
-    for n, k in enumerate(saved["picked"]):
-        base = tree_map(lambda v, k=k: v[k], bases)
+    for n, (x, k) in enumerate(zip(saved["x"], saved["start"], strict=True)):
         one = minimise(
             objective,
-            problem.build(saved["x"][k], base),
+            problem.build(x, tree_map(lambda v, k=k: v[k], bases)),
             *problem.names,
             bounds=bounds,
             constraints=constraints,
@@ -117,10 +113,16 @@ def _gather(problem: Problem, starts: Any) -> tuple[Tensor, Any]:
     return inside(problem, vmap(problem.flatten)(starts)), starts
 
 
-def _descend(
-    problem: Problem, x: Tensor, bases: Any, steps: int, memory: int, progress: bool
-) -> tuple[Tensor, Tensor]:
-    """Let all starts descend together; return the best of each and their merits."""
+def _search(
+    problem: Problem,
+    x: Tensor,
+    bases: Any,
+    steps: int,
+    polish: int,
+    memory: int,
+    progress: bool,
+) -> tuple[Tensor, list[int]]:
+    """Return the best few places found from all starts, and which starts led there."""
 
     def slope(x: Tensor, base: Any) -> tuple[Tensor, Tensor]:
         def f(x: Tensor) -> Tensor:
@@ -136,21 +138,58 @@ def _descend(
         step = torch.where(sane, gradient / unit + push, 0.0)
         return step, torch.where(sane, value + unit * penalty, math.inf)
 
-    chunk = _chunk(vmap(slope), x, bases, memory)
-    slopes = vmap(slope, chunk_size=chunk)
+    slopes = vmap(slope, chunk_size=_chunk(vmap(slope), x, bases, memory))
+    bar = require("tqdm", "demo").tqdm(total=steps, desc="starts") if progress else None
+    which, best, half = torch.arange(len(x), device=x.device), x, steps // 2
+    few = max(polish, len(x) // 4)
+    for count, rate, keep in ((half, 2 * RATE, few), (steps - half, RATE, len(x))):
+        some = tree_map(lambda v, which=which: v[which], bases)
+        best, merit = _descend(problem, slopes, best, some, count, rate, bar)
+        order = _ranked(merit)[:keep]
+        which, best, merit = which[order], best[order], merit[order]
+    picked = _apart(best[merit.isfinite()])[:polish]
+    return best[picked], which[picked].tolist()
+
+
+def _descend(
+    problem: Problem,
+    slopes: Callable[[Tensor, Any], tuple[Tensor, Tensor]],
+    x: Tensor,
+    bases: Any,
+    steps: int,
+    rate: float,
+    bar: Any,
+) -> tuple[Tensor, Tensor]:
+    """Take steps of Adam, the last half as long as the first; return the best met."""
     moving, best, merit = x.clone(), x, torch.full_like(x[:, 0], math.inf)
     optimiser = torch.optim.Adam([moving], betas=(0.9, 0.99))
-    rounds = range(steps + 1)
-    for k in require("tqdm", "demo").tqdm(rounds, "starts") if progress else rounds:
+    for k in range(steps + 1):
         moving.grad, now = slopes(moving, bases)
         better = now < merit
         best = torch.where(better[:, None], moving, best)
         merit = torch.where(better, now, merit)
         for group in optimiser.param_groups:
-            group["lr"] = 2 * RATE * (1 - k / (steps + 1))
+            group["lr"] = rate * (1 - k / (2 * steps + 2))
         optimiser.step()
         moving.data = inside(problem, moving)
+        if bar is not None and k:
+            bar.update()
     return best, merit
+
+
+def _ranked(merit: Tensor) -> Tensor:
+    """Return the positions of all starts, best first.
+
+    Raises:
+        ValueError: none has a finite merit.
+    """
+    if not merit.isfinite().any():
+        raise ValueError(
+            f"design: the objective is finite at none of the {len(merit)} starts (for a"
+            f" CRLB: the Fisher matrix is singular everywhere); check that the signal"
+            f" depends on all unknowns, or draw other starts"
+        )
+    return merit.argsort()
 
 
 def _chunk(f: Any, x: Tensor, bases: Any, memory: int) -> int:
@@ -163,104 +202,10 @@ def _chunk(f: Any, x: Tensor, bases: Any, memory: int) -> int:
     return min(len(x), 2 + max(0, memory - low) // max(1, (high - low) // 2))
 
 
-def _pick(x: Tensor, merit: Tensor, count: int) -> list[int]:
-    """Return the positions of the best starts that ended in different places."""
-    if not merit.isfinite().any():
-        raise ValueError(
-            f"design: the objective is finite at none of the {len(x)} starts (for a"
-            f" CRLB: the Fisher matrix is singular everywhere); check that the signal"
-            f" depends on all unknowns, or draw other starts"
-        )
+def _apart(x: Tensor) -> list[int]:
+    """Return the positions of rows that differ from all before them."""
     picked: list[int] = []
-    for k in merit.argsort().tolist():
-        known = [x[j] for j in picked]
-        apart = all(float((x[k] - other).abs().max()) > _NEAR for other in known)
-        if merit[k].isfinite() and apart and len(picked) < count:
+    for k in range(len(x)):
+        if all(float((x[k] - x[j]).abs().max()) > _NEAR for j in picked):
             picked.append(k)
     return picked
-
-
-def random_starts(
-    record: R,
-    *wanted: str,
-    bounds: Bounds,
-    constraints: Sequence[Constraint] = (),
-    count: int = 256,
-    generator: torch.Generator | None = None,
-) -> R:
-    """Draw diverse starts for `multistart`: rough, smooth, and the record's own values.
-
-    Entries are drawn one by one: uᵖ between the bounds, u uniform in [0, 1], p uniform
-    in [0.5, 3.5] for each start. In every fourth start, fields of more than 5 entries
-    are cubic splines of 5 uniform coefficients. Each start is multiplied by the largest
-    number up to 1 at which it, clipped to the bounds, meets the constraints; so these
-    should become easier towards zero, as those on power, time and slew do.
-
-    Args:
-        record: what the starts are like; it is the first of them.
-        *wanted: names of the fields to draw; no name: all that are present.
-        bounds: name → (lower, upper) [the field's unit], finite, for all of them.
-        constraints: limits such as `rms`.
-        count: how many starts.
-        generator: source of the random numbers; torch's own if ``None``.
-
-    Returns:
-        A batch of records: every leaf has the first axis ``count``.
-
-    Raises:
-        ValueError: a bound is missing.
-
-    >>> import torch
-    >>> from mrsim import design, epg
-    >>> train = epg.FSE(flip=[2.0] * 16, esp=0.008)
-    >>> limits = {"flip": (0.2, 3.0)}
-    >>> batch = design.random_starts(train, "flip", bounds=limits, count=100)
-    >>> batch.flip.shape, batch.esp.shape
-    (torch.Size([100, 16]), torch.Size([100]))
-    """
-    problem = pose(_nothing, record, wanted, bounds, constraints)
-    if not (problem.lower.isfinite() & problem.upper.isfinite()).all():
-        raise ValueError(
-            f"random_starts: every field drawn needs finite bounds on both sides,"
-            f" got {bounds} for {problem.names}"
-        )
-    fields = [get(problem.base, name) for name in problem.names]
-    draws = [_draw(like.shape, count, generator) for like in fields]
-    unit = torch.cat([d.reshape(count, -1) for d in draws], 1).to(problem.lower)
-    x = problem.lower + unit * (problem.upper - problem.lower)
-    own = inside(problem, problem.flatten(problem.base))
-    x = torch.cat([own[None], x[1:]])
-    shrunk = vmap(lambda x: _shrink(problem, x))(x)
-    return vmap(problem.build)(shrunk, expand(problem.base, count))
-
-
-def _draw(shape: torch.Size, count: int, generator: torch.Generator | None) -> Tensor:
-    """Draw fields in [0, 1]: powers of uniform numbers, for every fourth a spline."""
-    long = len(shape) == 1 and shape[0] > _KNOTS
-    smooth = count // 4 if long else 0
-    power = torch.rand(count, *(1,) * len(shape), generator=generator)
-    rough = torch.rand(count - smooth, *shape, generator=generator)
-    rough = rough ** (0.5 + 3 * power[smooth:])
-    if not smooth:
-        return rough
-    knots = torch.rand(smooth, _KNOTS, generator=generator)
-    return torch.cat([rough, spline(knots, shape[0])])
-
-
-def _nothing(_: Any) -> Tensor:
-    return torch.zeros(())
-
-
-def _shrink(problem: Problem, x: Tensor) -> Tensor:
-    """Scale x down by bisection until it, inside the bounds, meets the constraints."""
-
-    def meets(t: Tensor) -> Tensor:
-        return (excess(problem, inside(problem, t * x)) <= 0).all()
-
-    low, high = torch.zeros_like(x[0]), torch.ones_like(x[0])
-    low = torch.where(meets(high), high, low)
-    for _ in range(50):
-        middle = (low + high) / 2
-        good = meets(middle)
-        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
-    return inside(problem, low * x)
