@@ -56,7 +56,8 @@ def linearise(
     j, r, s, d = map(_real, (torch.cat(columns, 1), *flat))
     eps = torch.finfo(x.dtype).eps
     noise = _SILENT * eps * math.sqrt(len(r)) * s.norm()
-    silent = sizes(base, names, x) * j.detach().norm(dim=0) <= noise
+    lengths = j.detach().square().sum(0).sqrt()  # norm(dim=0) took a tenth of a fit
+    silent = sizes(base, names, x) * lengths <= noise
     clean = torch.where(silent, 0.0, j)
     return Local(
         cost=r.square().sum() / 2,
