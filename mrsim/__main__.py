@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mrsim import __version__, demo
+from mrsim import __version__, demo, ivim_command
 from mrsim.io import InputError
 from mrsim.units import deg, ms
 
@@ -82,6 +82,8 @@ def parser() -> argparse.ArgumentParser:
     )
     effort.add_argument("--device", default="cpu", help="of the fits: cpu, cuda (cpu)")
     effort.add_argument("--quiet", action="store_true", help="no progress, no table")
+    p.set_defaults(run=_demo)
+    ivim_command.add_parser(p.add_subparsers(title="other commands", metavar=""))
     return p
 
 
@@ -96,12 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = parser().parse_args(arguments)
     try:
-        chosen = options(given)
-        torch.set_num_threads(given.threads)
-        report = demo.run(chosen)
+        return given.run(given)
     except (InputError, ImportError) as e:
         sys.stderr.write(f"mrsim: {e}\n")
         return 2
+
+
+def _demo(given: argparse.Namespace) -> int:
+    chosen = options(given)
+    torch.set_num_threads(given.threads)
+    report = demo.run(chosen)
     if not given.quiet:
         sys.stdout.write(f"\n{demo.table(report)}\nwritten to {given.out}/\n")
     return 0

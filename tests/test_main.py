@@ -13,6 +13,8 @@ from mrsim.__main__ import main, options, parser
 from mrsim.demo import brain, measure, trains, trial
 from mrsim.units import deg, ms
 
+pytestmark = pytest.mark.xdist_group("main")  # they share what takes long
+
 nib = pytest.importorskip("nibabel")
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")

@@ -55,7 +55,7 @@ def linearise(
     flat = (value - data).reshape(-1), value.detach().reshape(-1), data.reshape(-1)
     j, r, s, d = map(_real, (torch.cat(columns, 1), *flat))
     eps = torch.finfo(x.dtype).eps
-    noise = _SILENT * eps * math.sqrt(len(r)) * s.norm()
+    noise = _SILENT * eps * math.sqrt(len(r)) * s.square().sum().sqrt()
     lengths = j.detach().square().sum(0).sqrt()  # norm(dim=0) took a tenth of a fit
     silent = sizes(base, names, x) * lengths <= noise
     clean = torch.where(silent, 0.0, j)

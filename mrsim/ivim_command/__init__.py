@@ -1,0 +1,189 @@
+"""``python -m mrsim ivim``: IVIM maps of a diffusion series, with their uncertainty."""
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mrsim
+from mrsim import io, ivim
+from mrsim._check import require
+from mrsim.ivim_command.files import (
+    Series,
+    load_acquisition,
+    load_mask,
+    load_series,
+    save_maps,
+    voxels,
+)
+from mrsim.ivim_command.methods import METHODS, MODELS, fitter
+
+_CHUNK = 2**16  # voxels
+_SAMPLE = 10_000  # voxels from which what all have in common is learnt
+_ABOUT = """\
+Fit an IVIM model in every voxel of a NIfTI series and write a map, and a map of its
+standard deviation, for each parameter: S0, f, Dp (the full exponent, D*), D, under the
+names of OSIPI. Background is zero in all maps, voxels that cannot be fitted are NaN.
+"""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add the subcommand ``ivim`` to a command line.
+
+    Args:
+        subparsers: what ``ArgumentParser.add_subparsers`` returned.
+
+    Returns:
+        The subcommand's parser; its ``run`` is `run`.
+    """
+    p = subparsers.add_parser(
+        "ivim",
+        help="IVIM maps of a diffusion series",
+        description=_ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("data", type=Path, help="4-D NIfTI series (x, y, z, volume)")
+    p.add_argument("bval", type=Path, help="b values [s/mm²], one for each volume")
+    p.add_argument("--bvec", type=Path, metavar="FILE", help="for --model dti")
+    p.add_argument(
+        "--cval", type=Path, metavar="FILE", help="flow weighting c [s/mm]: ballistic"
+    )
+    p.add_argument("--mask", type=Path, metavar="FILE", help="non-zero: fit here")
+    p.add_argument(
+        "--out", type=Path, default=Path("mrsim-ivim"), help="folder (mrsim-ivim)"
+    )
+    p.add_argument("--model", choices=[*MODELS], default="biexp", help="(biexp)")
+    p.add_argument(
+        "--method",
+        choices=METHODS,
+        help="varpro (of sums of exponentials) or lsq, the default: least squares;"
+        " segmented: in two steps; rician: maximum likelihood of magnitudes; map:"
+        " maximum a posteriori, its prior learnt from the image; net: a trained network"
+        " (--net)",
+    )
+    p.add_argument(
+        "--bounds",
+        action="append",
+        default=[],
+        metavar="NAME=LOW,HIGH",
+        help="such as Dp=0.005,0.2 [mm²/s]; may be repeated",
+    )
+    p.add_argument("--sigma", type=float, help="sd of the noise [units of the data]")
+    p.add_argument("--starts", type=int, default=2, metavar="N", help="starts (2)")
+    p.add_argument(
+        "--threshold", type=float, default=200.0, metavar="B", help="segmented (200)"
+    )
+    p.add_argument("--net", type=Path, metavar="FILE", help="of ivim.save_net")
+    p.add_argument("--single", action="store_true", help="float32 instead of float64")
+    p.add_argument("--compile", action="store_true", help="compile varpro's steps")
+    p.add_argument("--threads", type=int, metavar="N", default=1, help="of the CPU (1)")
+    p.add_argument("--device", default="cpu", help="of the fits: cpu, cuda (cpu)")
+    p.add_argument("--quiet", action="store_true", help="no progress, no table")
+    p.set_defaults(run=run)
+    return p
+
+
+def run(given: argparse.Namespace) -> int:
+    """Fit the series and write its maps.
+
+    The series stays as it lies on disk; voxels are converted and fitted in chunks.
+
+    Args:
+        given: from the parser.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        InputError: an input cannot be used.
+    """
+    _check_options(given)
+    torch.set_num_threads(given.threads)
+    dtype = torch.float32 if given.single else torch.float64
+    series = load_series(given.data)
+    q = load_acquisition(given.bval, given.bvec, given.cval, series, dtype)
+    inside = load_mask(given.mask, series)
+    before = time.perf_counter()
+    try:
+        maps = _fitted(given, series, mrsim.to(q, device=given.device), inside)
+    except ValueError as e:
+        raise io.InputError(str(e)) from e
+    about = {
+        "Model": given.model,
+        "Method": given.method or "least squares",
+        "SoftwareName": "mrsim",
+        "SoftwareVersion": mrsim.__version__,
+    }
+    report = _report(maps) | {"seconds": round(time.perf_counter() - before, 3)} | about
+    save_maps(given.out, maps, inside, series, about)
+    (given.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    if not given.quiet:
+        sys.stdout.write(f"{_table(report)}\nwritten to {given.out}/\n")
+    return 0
+
+
+def _check_options(given: argparse.Namespace) -> None:
+    """Refuse, before the work, what cannot be done."""
+    sigma = 1.0 if given.sigma is None else given.sigma
+    if min(given.starts, given.threads) < 1 or not sigma > 0:
+        raise io.InputError("--starts, --threads and --sigma must be positive")
+    try:
+        torch.empty(0, device=given.device)
+    except (RuntimeError, AssertionError) as e:
+        text = f"--device {given.device} is not available; use cpu"
+        raise io.InputError(text) from e
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise io.InputError(f"--out {given.out} cannot be made: {e}") from e
+
+
+def _fitted(
+    given: argparse.Namespace, series: Series, q: ivim.Acquisition, inside: Tensor
+) -> dict[str, Tensor]:
+    """Return name → (voxel,) maps in single precision."""
+    some = voxels(series, inside[:: max(1, len(inside) // _SAMPLE)]).to(q.b)
+    fit = fitter(given, q, some)
+    pieces = []
+    hidden = {"total": len(inside), "unit": "voxel", "disable": given.quiet}
+    with require("tqdm", "demo").tqdm(**hidden) as progress:
+        for at in inside.split(_CHUNK):
+            found = fit(voxels(series, at).to(q.b))
+            pieces.append({n: x.float().cpu() for n, x in found.items()})
+            progress.update(len(at))
+    return {n: torch.cat([piece[n] for piece in pieces]) for n in pieces[0]}
+
+
+def _report(maps: dict[str, Tensor]) -> dict[str, Any]:
+    first = next(iter(maps.values()))
+    report: dict[str, Any] = {
+        "voxels": len(first),
+        "not_fitted": int(first.isnan().sum()),
+    }
+    if "converged" in maps:
+        report["converged"] = round(float(maps["converged"].double().mean()), 5)
+    rows = {}
+    for name in (n for n in maps if f"{n}_sd" in maps):
+        pair = {"median": maps[name], "median_sd": maps[f"{name}_sd"]}
+        rows[name] = {kind: _median(x) for kind, x in pair.items()}
+    return report | {"maps": rows}
+
+
+def _median(x: Tensor) -> float | None:
+    known = x[x.isfinite()]
+    return float(known.median()) if len(known) else None
+
+
+def _table(report: dict[str, Any]) -> str:
+    lines = [f"{'map':6}{'median':>12}{'median sd':>12}"]
+    for name, row in report["maps"].items():
+        cells = [f"{math.nan if v is None else v:12.4g}" for v in row.values()]
+        lines.append(f"{name:6}{''.join(cells)}")
+    rest = f"{report['voxels']} voxels, {report['not_fitted']} of them not fitted"
+    return "\n".join([*lines, rest])
