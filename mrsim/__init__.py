@@ -5,7 +5,9 @@ from mrsim import (
     design as design,
     epg as epg,
     fit as fit,
+    ivim as ivim,
     noise as noise,
+    tract as tract,
     units as units,
 )
 from mrsim._batched import batched as batched
@@ -18,7 +20,7 @@ from mrsim._crlb import (
     worst as worst,
 )
 from mrsim._remat import remat as remat
-from mrsim.tissue import Tissue as Tissue
+from mrsim.tissue import Bound as Bound, Exchange as Exchange, Tissue as Tissue
 from mrsim.transform import (
     jac as jac,
     jvp as jvp,

@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 
-_TIMES = {"T1", "T2", "T2p", "TR", "TE", "TI", "esp", "duration", "delay"}
+_TIMES = {
+    *("T1", "T2", "T2p", "T1D", "TR", "TE", "TI", "TM", "esp", "duration", "delay"),
+    *("cycle", "pause", "delta"),
+}
 _LONGEST = 60.0
 _LARGEST_FLIP = 4 * math.pi
 
@@ -147,6 +150,37 @@ def check_values(
             )
 
 
+def _check_motion(where: str, name: str, value: Tensor) -> None:
+    """Refuse diffusivities that are negative, in some direction too."""
+    if name not in {"D", "k"} or where not in {"Tissue", "Exchange", "Bound"}:
+        return
+    given = value.nan_to_num(0.0)
+    if value.shape[-2:] == (3, 3):
+        skew = (given - given.mT).abs().amax()
+        low = torch.linalg.eigvalsh(given).amin()
+        if skew > 1e-6 * given.abs().amax() or low < 0:
+            raise ValueError(
+                f"{where}: D must be symmetric with eigenvalues of at least 0, got"
+                f" {float(low):g} as the smallest; a tensor of measured entries has"
+                f" both triangles"
+            )
+        return
+    low = float(given.amin())
+    if low < 0:
+        unit = "1/s" if name == "k" else "mm²/s"
+        raise ValueError(f"{where}: {name} must not be negative, got {low:g} {unit}")
+
+
+def _check_shares(where: str, value: Tensor) -> None:
+    """Refuse shares of magnetisation outside 0 … 1."""
+    low, high = map(float, value.nan_to_num(0.5).aminmax())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"{where}: f is a share of M0 in [0, 1], got {low if low < 0 else high:g};"
+            f" if it is in percent, divide by 100"
+        )
+
+
 def _larger(a: Tensor | None, b: Tensor | None) -> Tensor:
     """Tell where a exceeds b; nowhere if one is absent or they do not fit."""
     if a is None or b is None or a.device != b.device:
@@ -171,6 +205,9 @@ def _check_one(where: str, name: str, value: Tensor) -> None:
                 f"{where}: {name} = {float(high):g} s looks like milliseconds;"
                 f" mrsim takes seconds, write {float(high):g} * mrsim.units.ms"
             )
+    _check_motion(where, name, value)
+    if name == "f" and where in {"Exchange", "Bound"}:
+        _check_shares(where, value)
     if name == "flip":
         largest = float(value.nan_to_num(0.0).abs().amax())
         if largest > _LARGEST_FLIP:

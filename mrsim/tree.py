@@ -303,5 +303,7 @@ def grid(base: R, /, **axes: Any) -> R:
             )
         check_values(owner, {name: value})
     mesh = torch.meshgrid(*values.values(), indexing="ij")
-    flat = {n: m.reshape(-1) for n, m in zip(values, mesh, strict=True)}
-    return replace(expand(base, mesh[0].numel()), **flat)
+    made = expand(base, mesh[0].numel())
+    for name, values_of in zip(values, mesh, strict=True):
+        made = put(made, name, values_of.reshape(-1))
+    return made

@@ -1,7 +1,8 @@
 """Event lists as programs, and programs through the operators one by one.
 
 An event list is the format of the golden data: ``["rf", deg, deg]``,
-``["wait", ms, orders]``, ``["adc", deg]`` and ``["spoil"]``, executed in order.
+``["wait", ms, orders]``, ``["adc", deg]`` and ``["spoil"]``, executed in order; a pulse
+may have a fourth entry, the exponent that saturates bound pools.
 """
 
 import math
@@ -17,12 +18,16 @@ from mrsim.units import deg, ms
 
 
 def program_of(
-    events: Sequence[Sequence[Any]], *, quadrants: bool = False
+    events: Sequence[Sequence[Any]],
+    *,
+    quadrants: bool = False,
+    moment: float | None = None,
 ) -> epg.Program:
     """Return an event list as a Program.
 
     Args:
         events: the list.
+        moment: wave vector of one unit of shift [rad/mm].
         quadrants: put the phases, multiples of 90°, into the layout.
     """
     rows: list[dict[str, Any]] = []
@@ -34,11 +39,13 @@ def program_of(
         "demod": None,
         "pulse": False,
         "spoil": False,
+        "saturation": 0.0,
     }
     open_row = False
     for kind, *args in events:
         if kind == "rf":
-            rows.append(fresh | {"flip": args[0], "phase": args[1], "pulse": True})
+            names = ("flip", "phase", "saturation")
+            rows.append(fresh | {"pulse": True} | dict(zip(names, args, strict=False)))
             open_row = True
             continue
         last = rows[-1] if rows else fresh
@@ -47,16 +54,19 @@ def program_of(
             rows.append(dict(fresh))
         open_row = kind != "spoil"
         if kind == "wait":
-            rows[-1] |= {"time": args[0], "shift": args[1]}
+            shift = tuple(args[1]) if isinstance(args[1], list) else args[1]
+            rows[-1] |= {"time": args[0], "shift": shift}
         elif kind == "adc":
             rows[-1]["demod"] = args[0]
             open_row = False
         else:
             rows[-1]["spoil"] = True
-    return _program(rows, quadrants)
+    return _program(rows, quadrants, moment)
 
 
-def _program(rows: list[dict[str, Any]], quadrants: bool) -> epg.Program:
+def _program(
+    rows: list[dict[str, Any]], quadrants: bool, moment: float | None
+) -> epg.Program:
     def quarter(degrees: float | None) -> int:
         return round((degrees or 0.0) / 90) if quadrants else 0
 
@@ -75,10 +85,15 @@ def _program(rows: list[dict[str, Any]], quadrants: bool) -> epg.Program:
         for r in rows
     )
     phases = {n: column(n, deg, 360.0) for n in ("phase", "demod")}
+    more: dict[str, Any] = {} if quadrants else dict(phases)
+    if any(r["saturation"] for r in rows):
+        more["saturation"] = column("saturation", 1.0)
+    if moment is not None:
+        more["moment"] = torch.tensor([moment])
     return epg.Program(
         flip=column("flip", deg),
         duration=column("time", ms),
-        **({} if quadrants else phases),
+        **more,
         layout=layout,
     )
 
@@ -93,11 +108,12 @@ def in_quadrants(events: Sequence[Sequence[Any]]) -> bool:
 
 def part(program: epg.Program, start: int, stop: int) -> epg.Program:
     """Return some rows of a program."""
-    names = ("flip", "duration", "phase", "demod", "efficiency")
+    names = ("flip", "duration", "phase", "demod", "efficiency", "saturation")
     columns = {n: getattr(program, n) for n in names}
     return replace(
         program,
         **{n: None if v is None else v[start:stop] for n, v in columns.items()},
+        clock=program.clock and program.clock[start:stop],
         layout=program.layout[start:stop],
     )
 

@@ -79,7 +79,8 @@ def from_files(
     maps = {name: image.data for name, image in images.items()}
     maps.setdefault("M0", torch.ones_like(maps["T2"]))
     known = torch.stack([v.isfinite() & (v > 0) for v in maps.values()]).all(0)
-    tissue = Tissue(**{n: v.where(known, v.new_zeros(())) for n, v in maps.items()})
+    T1, T2, M0 = (maps[n].where(known, 0.0) for n in ("T1", "T2", "M0"))
+    tissue = Tissue(T1=T1, T2=T2, M0=M0)
     subject = images["T2"].path.name.split("_")[0].removeprefix("sub-").split(".")[0]
     name = "".join(c for c in subject if c.isalnum()) or "user"
     return _masked(Brain(name, tissue, known, images["T2"]), mask)

@@ -1,22 +1,23 @@
 """Balanced SSFP: the transient train and the steady state."""
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from mrsim._check import check_floats, check_shapes
-from mrsim.epg.engine import run
-from mrsim.epg.program import Event, Layout, Program, check_count
+from mrsim.epg._checks import check_closed, check_sequence
+from mrsim.epg._playing import averaged
+from mrsim.epg._preparations import inversion
+from mrsim.epg._readouts import gre_readout
+from mrsim.epg.blocks import Train, attach, concat
+from mrsim.epg.program import Program
 from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record
 
-_FIELDS = ("flip", "TR", "TE", "phase", "TI", "efficiency")
-
 
 @record
-class BSSFP:
+class BSSFP(Train):
     """A balanced train (TrueFISP, FIESTA); RF phases alternate by 180° by default."""
 
     flip: Tensor  # (pulse,) flip angles [rad]; () for the steady state
@@ -25,13 +26,15 @@ class BSSFP:
     phase: Tensor | None = None  # (pulse,) RF phase [rad]; None: 0, 180°, 0, …
     TI: Tensor | None = None  # () inversion to first pulse [s]; None: no inversion
     efficiency: Tensor | None = neutral(1.0)  # () of the inversion, Z → -efficiency·Z
+    profile: Tensor | None = None  # (position,) relative flips across the slice
 
 
 def bssfp(tissue: Tissue, seq: BSSFP) -> Tensor:
     """Simulate a balanced train from equilibrium (also bSSFP fingerprinting).
 
     Nothing dephases within a TR, so one order is exact. Readings at TE after each pulse
-    are demodulated with its phase.
+    are demodulated with its phase. With a slice profile the signal is the mean over its
+    positions.
 
     Args:
         tissue: the voxel.
@@ -53,33 +56,31 @@ def bssfp(tissue: Tissue, seq: BSSFP) -> Tensor:
     >>> epg.bssfp(Tissue(T1=1.0, T2=0.1), train).imag
     tensor([-0.5594, -0.0229, -0.5331])
     """
-    check_floats("epg.bssfp", **{n: getattr(seq, n) for n in _FIELDS})
-    each = {n: "pulse" for n in ("TR", "TE") if _per_pulse(getattr(seq, n))}
-    check_shapes(
-        "epg.bssfp", seq, flip="pulse", phase="pulse", TI="", efficiency="", **each
-    )
-    count = check_count("epg.bssfp", seq.flip)
-    TR = seq.TR.expand(count)
-    TE = TR / 2 if seq.TE is None else seq.TE.expand(count)
-    flip = seq.flip.repeat_interleave(2)
-    duration = torch.stack([TE, TR - TE], 1).flatten()
-    phase = None if seq.phase is None else seq.phase.repeat_interleave(2)
-    efficiency = None
+    return averaged(tissue, bssfp_program(seq), seq.profile)
+
+
+def bssfp_program(seq: BSSFP) -> Program:
+    """Return the program of a balanced train; `profile` is none of its business.
+
+    Args:
+        seq: the train.
+
+    Returns:
+        Its events.
+
+    Raises:
+        TypeError: a field is no floating tensor, or dtypes differ.
+        ValueError: shapes or devices do not match.
+    """
+    each = dict.fromkeys(("TR", "TE"), "pulse?")
+    shapes = {"flip": "pulse", "phase": "pulse", **each, "profile": "position"}
+    check_sequence("epg.bssfp", seq, **shapes)
+    TE = seq.TR / 2 if seq.TE is None else seq.TE
+    plain = seq.phase is None
+    made = gre_readout(seq.flip, seq.TR, TE, phase=seq.phase, alternate=plain, shift=0)
     if seq.TI is not None:
-        still = torch.zeros_like(flip[:1])
-        flip, duration = torch.cat([still, flip]), torch.cat([seq.TI[None], duration])
-        phase = None if phase is None else torch.cat([still, phase])
-        if seq.efficiency is not None:
-            efficiency = seq.efficiency.expand(flip.shape)
-    program = Program(
-        flip=flip,
-        duration=duration,
-        phase=phase,
-        demod=phase,
-        efficiency=efficiency,
-        layout=_layout(count, seq.TI is not None, phase is None),
-    )
-    return run(tissue, program)
+        made = concat(inversion(seq.TI, seq.efficiency), made)
+    return attach("epg.bssfp", made, seq)
 
 
 def bssfp_steady(tissue: Tissue, seq: BSSFP) -> Tensor:
@@ -99,7 +100,8 @@ def bssfp_steady(tissue: Tissue, seq: BSSFP) -> Tensor:
 
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
-        ValueError: shapes or devices do not match, or a phase or inversion is given.
+        ValueError: shapes or devices do not match, a phase or inversion is given, or
+            the tissue has pools or a T2′ that the formula does not know.
 
     >>> from mrsim import Tissue, epg
     >>> from mrsim.units import deg, ms
@@ -111,6 +113,8 @@ def bssfp_steady(tissue: Tissue, seq: BSSFP) -> Tensor:
     check_floats("epg.bssfp_steady", **known, flip=seq.flip, TR=seq.TR, TE=seq.TE)
     check_shapes("epg.bssfp_steady", tissue, T1="", T2="", M0="", B1="", df="")
     check_shapes("epg.bssfp_steady", seq, flip="", TR="", TE="")
+    unknown = "exchange", "bound", "T2p"
+    check_closed("epg.bssfp_steady", "epg.steady of two pulses", tissue, seq, *unknown)
     if seq.phase is not None or seq.TI is not None:
         raise ValueError(
             "epg.bssfp_steady: the closed form is that of phases alternating by 180°"
@@ -130,18 +134,3 @@ def bssfp_steady(tissue: Tissue, seq: BSSFP) -> Tensor:
     cos, sin = torch.cos(turn * TE), torch.sin(turn * TE)
     re, im = b, a - 1
     return torch.complex(size * (re * cos - im * sin), size * (re * sin + im * cos))
-
-
-def _per_pulse(value: Tensor | None) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0
-
-
-@lru_cache
-def _layout(pulses: int, inverted: bool, alternating: bool) -> Layout:
-    quadrants = [2 * (i % 2) * alternating for i in range(pulses)]
-    repeats = [
-        event
-        for q in quadrants
-        for event in (Event(pulse=True, quadrant=q, read=True, receiver=q), Event())
-    ]
-    return (Event(invert=True),) * inverted + tuple(repeats)

@@ -1,46 +1,53 @@
-"""Fast spin echo: a CPMG train with any refocusing flips and phases."""
+"""Fast spin echo: CPMG trains with any refocusing flips and phases."""
 
 import math
-from functools import lru_cache
 
-import torch
 from torch import Tensor
 
-from mrsim._check import check_floats, check_shapes
-from mrsim.epg.engine import run
-from mrsim.epg.program import Event, Layout, Program, check_count
+from mrsim.epg._checks import check_fits, check_sequence
+from mrsim.epg._playing import repeated
+from mrsim.epg._readouts import fse_readout
+from mrsim.epg.blocks import Train, attach, concat, wait
+from mrsim.epg.program import Program
 from mrsim.tissue import Tissue
-from mrsim.tree import neutral, record, static
+from mrsim.tree import neutral, record, replace, static
 
 
 @record
-class FSE:
-    """A fast-spin-echo train (CPMG, RARE, TSE)."""
+class FSE(Train):
+    """A fast-spin-echo train (CPMG, RARE, TSE), once or every TR."""
 
     flip: Tensor  # (echo,) refocusing flip angles [rad]
     esp: Tensor  # () echo spacing [s]
     phase: Tensor | None = neutral(0.0, like="flip")  # (echo,) from +x [rad]
     excitation: Tensor | None = neutral(math.pi / 2)  # () flip angle about +y [rad]
+    TR: Tensor | None = None  # () excitation to excitation [s]; None: one train
+    moment: Tensor | None = neutral(0.0)  # () or (3,) of half an esp [rad/mm]
+    repeats: int | None = static(1)  # trains played; None: the steady state
+    spoil: bool = static(default=False)  # an ideal spoiler ends each TR
     states: int | None = static(None)  # orders kept; None: all that matter, exact
 
 
 def fse(tissue: Tissue, seq: FSE) -> Tensor:
-    """Simulate a fast-spin-echo train from equilibrium.
+    """Simulate a fast-spin-echo train from equilibrium, or the last of many.
 
     Excitation about +y, refocusing about +x (Carr–Purcell–Meiboom–Gill condition), one
     unit of dephasing in each half of the echo spacing; echo n is read at n·esp. With
-    180° pulses S_n = M0·sin(excitation)·exp(-n·esp/T2). Flips scale with B1.
+    180° pulses S_n = M0·sin(excitation)·exp(-n·esp/T2). Flips scale with B1. Between
+    the last echo and the next excitation no gradient is on.
 
     Args:
         tissue: the voxel.
         seq: the train.
 
     Returns:
-        (echo,) complex signal [units of M0]; CPMG echoes are real and positive.
+        (echo,) complex signal of the last train [units of M0]; CPMG echoes are real and
+        positive.
 
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
-        ValueError: shapes or devices do not match.
+        ValueError: shapes or devices do not match, repeats is no such number or has no
+            TR, or the train is longer than TR.
 
     Reference:
         Hennig 1988 (J Magn Reson 78:397); Weigel 2015 (JMRI 41:266), eqs. 15–25.
@@ -52,11 +59,11 @@ def fse(tissue: Tissue, seq: FSE) -> Tensor:
     >>> epg.fse(mrsim.Tissue(T1=1.0, T2=100 * ms), train).real
     tensor([0.9048, 0.8187, 0.7408])
     """
-    return run(tissue, fse_program(seq))
+    return repeated("epg.fse", tissue, fse_program(seq), seq.repeats)
 
 
 def fse_program(seq: FSE) -> Program:
-    """Return the program of a fast-spin-echo train.
+    """Return the program of one train, up to its last echo or, with a TR, its end.
 
     Args:
         seq: the train.
@@ -66,34 +73,19 @@ def fse_program(seq: FSE) -> Program:
 
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
-        ValueError: shapes or devices do not match.
+        ValueError: shapes or devices do not match, repeats have no TR, or the train is
+            longer than TR.
     """
-    fields = {"flip": seq.flip, "esp": seq.esp, "phase": seq.phase}
-    check_floats("epg.fse", **fields, excitation=seq.excitation)
-    shapes = {"flip": "echo", "esp": "", "phase": "echo", "excitation": ""}
-    check_shapes("epg.fse", seq, **shapes)
-    echoes = check_count("epg.fse", seq.flip)
-    if seq.excitation is None:
-        first = torch.full_like(seq.flip[:1], math.pi / 2)
+    check_sequence("epg.fse", seq, flip="echo", phase="echo")
+    made = fse_readout(seq.flip, seq.esp, phase=seq.phase, excitation=seq.excitation)
+    if seq.TR is None:
+        if seq.repeats != 1:
+            raise ValueError(
+                f"epg.fse: repeats={seq.repeats!r} needs the time from excitation to"
+                f" excitation; give TR [s]"
+            )
     else:
-        first = seq.excitation[None]
-    still = torch.zeros_like(first)
-    return Program(
-        flip=torch.cat([first, _interleave(seq.flip)]),
-        duration=(seq.esp / 2).expand(2 * echoes + 1),
-        phase=None if seq.phase is None else torch.cat([still, _interleave(seq.phase)]),
-        layout=_layout(echoes),
-        states=seq.states,
-    )
-
-
-@lru_cache
-def _layout(echoes: int) -> Layout:
-    excite = Event(pulse=True, quadrant=1, shift=1)
-    refocus = Event(pulse=True, shift=1, read=True)
-    return (excite, *(refocus, Event(shift=1)) * echoes)
-
-
-def _interleave(values: Tensor) -> Tensor:
-    """Put each echo's value in its pulse row and zero in the row after."""
-    return torch.stack([values, torch.zeros_like(values)], 1).flatten()
+        rest = seq.TR - len(seq.flip) * seq.esp
+        check_fits("epg.fse", "the train is longer than TR", rest)
+        made = concat(made, wait(rest, spoil=seq.spoil))
+    return replace(attach("epg.fse", made, seq), states=seq.states)

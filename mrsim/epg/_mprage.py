@@ -1,21 +1,19 @@
-"""Magnetisation-prepared rapid gradient echo: MPRAGE and its relatives."""
+"""Magnetisation-prepared rapid gradient echo: MPRAGE and MPnRAGE."""
 
-from functools import lru_cache
-
-import torch
 from torch import Tensor
 
-from mrsim._check import check_floats, check_shapes
-from mrsim.epg.engine import run
-from mrsim.epg.program import Event, Layout, Program, check_count
+from mrsim.epg._checks import check_fits, check_sequence
+from mrsim.epg._playing import repeated
+from mrsim.epg._preparations import inversion
+from mrsim.epg._readouts import gre_readout
+from mrsim.epg.blocks import Train, attach, concat, wait
+from mrsim.epg.program import Program
 from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record, static
 
-_FIELDS = ("flip", "TR", "TI", "TE", "efficiency", "cycle")
-
 
 @record
-class MPRAGE:
+class MPRAGE(Train):
     """Inversion, a wait and a train of ideally spoiled gradient echoes."""
 
     flip: Tensor  # (shot,) flip angles [rad]
@@ -25,11 +23,11 @@ class MPRAGE:
     efficiency: Tensor | None = neutral(1.0)  # () of the inversion, Z → -efficiency·Z
     cycle: Tensor | None = None  # () inversion to inversion [s]; None: one inversion
     centre: int = static(0)  # shot that lies at TI (0 is the first)
-    repeats: int = static(1)  # inversions played; readings are those of the last
+    repeats: int | None = static(1)  # inversions played; None: the steady state
 
 
 def mprage(tissue: Tissue, seq: MPRAGE) -> Tensor:
-    """Simulate an MPRAGE train.
+    """Simulate an MPRAGE train, every shot of it (MPnRAGE).
 
     From equilibrium: Z → -efficiency·Z, TI - centre·TR of recovery, then for each shot
     pulse, TE, reading, TR - TE and an ideal spoiler. With ``repeats`` > 1 the whole is
@@ -46,10 +44,10 @@ def mprage(tissue: Tissue, seq: MPRAGE) -> Tensor:
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match, centre or repeats is no such
-            number, or repeats > 1 without a cycle.
+            number, times do not fit, or there is no cycle to repeat.
 
     Reference:
-        Mugler & Brookeman 1990 (MRM 15:152).
+        Mugler & Brookeman 1990 (MRM 15:152); Kecskemeti 2016 (MRM 75:1040).
 
     >>> from mrsim import Tissue, epg
     >>> from mrsim.units import deg, ms
@@ -57,49 +55,43 @@ def mprage(tissue: Tissue, seq: MPRAGE) -> Tensor:
     >>> epg.mprage(Tissue(T1=1.0, T2=0.1), seq).imag
     tensor([-0.0282, -0.0289, -0.0296])
     """
-    check_floats("epg.mprage", **{n: getattr(seq, n) for n in _FIELDS})
-    scalars = dict.fromkeys(("TR", "TI", "TE", "efficiency", "cycle"), "")
-    check_shapes("epg.mprage", seq, flip="shot", **scalars)
-    shots = check_count("epg.mprage", seq.flip)
+    return repeated("epg.mprage", tissue, mprage_program(seq), seq.repeats)
+
+
+def mprage_program(seq: MPRAGE) -> Program:
+    """Return the program of one inversion, its train and the wait for the next.
+
+    Args:
+        seq: the sequence.
+
+    Returns:
+        Its events.
+
+    Raises:
+        TypeError: a field is no floating tensor, or dtypes differ.
+        ValueError: shapes or devices do not match, centre or repeats is no such
+            number, times do not fit, or there is no cycle to repeat.
+    """
+    where = "epg.mprage"
+    shots = check_sequence(where, seq, flip="shot")["shot"]
     if seq.centre not in range(shots):
         raise ValueError(
-            f"epg.mprage: centre must be one of the {shots} shots, 0 to {shots - 1},"
+            f"{where}: centre must be one of the {shots} shots, 0 to {shots - 1},"
             f" got {seq.centre!r}"
         )
-    if not isinstance(seq.repeats, int) or seq.repeats < 1:
+    before = seq.TI - seq.centre * seq.TR
+    check_fits(where, "TI is shorter than centre·TR", before)
+    made = concat(
+        inversion(before, seq.efficiency),
+        gre_readout(seq.flip, seq.TR, seq.TE, shift=0, spoil=True),
+    )
+    if seq.cycle is not None:
+        after = seq.cycle - before - shots * seq.TR
+        check_fits(where, "the train ends after the cycle", after)
+        made = concat(made, wait(after))
+    elif seq.repeats != 1:
         raise ValueError(
-            f"epg.mprage: repeats must be a whole number of at least 1, got"
-            f" {seq.repeats!r}"
-        )
-    if seq.repeats > 1 and seq.cycle is None:
-        raise ValueError(
-            f"epg.mprage: {seq.repeats} repeats need the time from inversion to"
+            f"{where}: {seq.repeats} repeats need the time from inversion to"
             f" inversion; give cycle [s]"
         )
-    TE = torch.zeros_like(seq.TR) if seq.TE is None else seq.TE
-    before = seq.TI - seq.centre * seq.TR
-    waits = torch.stack([TE, seq.TR - TE]).repeat(shots)
-    after = before if seq.cycle is None else seq.cycle - before - shots * seq.TR
-    duration = torch.cat([before[None], waits, after[None]]).repeat(seq.repeats)
-    train = torch.stack([seq.flip, torch.zeros_like(seq.flip)], 1).flatten()
-    still = torch.zeros_like(seq.flip[:1])
-    flip = torch.cat([still, train, still]).repeat(seq.repeats)
-    efficiency = None
-    if seq.efficiency is not None:
-        efficiency = seq.efficiency.expand(flip.shape)
-    program = Program(
-        flip=flip,
-        duration=duration,
-        efficiency=efficiency,
-        layout=_layout(shots, seq.repeats),
-    )
-    return run(tissue, program)
-
-
-@lru_cache
-def _layout(shots: int, repeats: int) -> Layout:
-    def one(*, read: bool) -> Layout:
-        shot = Event(pulse=True, read=read), Event(spoil=True)
-        return (Event(invert=True), *shot * shots, Event())
-
-    return one(read=False) * (repeats - 1) + one(read=True)
+    return attach(where, made, seq)

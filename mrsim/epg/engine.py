@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from mrsim import _remat
+from mrsim.epg.inputs import checked
+from mrsim.epg.labels import make_axes
 from mrsim.epg.plan import Plan, make_plan
-from mrsim.epg.program import Program, checked
+from mrsim.epg.pools import Pools
+from mrsim.epg.program import Program
 from mrsim.epg.state import State
 from mrsim.epg.steps import Steps, make_steps
 from mrsim.epg.walk import walk
@@ -65,32 +68,48 @@ def evolve(
     signal, parts = _simulate(tissue, program, init, final=True)
     p, q, z = (torch.complex(x[0], x[1]) for x in parts)
     z = torch.complex(-z.imag, z.real) / 2
-    return signal, State(F=torch.cat([q.flip(0).conj().resolve_conj(), p[1:]]), Z=z)
+    F = torch.cat([q.flip(1).conj().resolve_conj(), p[:, 1:]], 1)
+    one = z.shape[0] == 1
+    return signal, State(F=F[0] if one else F, Z=z[0] if one else z)
 
 
 def _simulate(
     tissue: Tissue, program: Program, init: State | None, final: bool
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    fields = checked("epg.run", tissue, program)
+    fields, pools = checked("epg.run", tissue, program)
+    layout, clock = program.layout, program.clock
+    axes = make_axes(layout, clock, tissue.T2p is not None)
+    if axes.sizes and (final or init is not None):
+        raise ValueError(
+            "epg.run: states can be handed over where orders lie along one axis and"
+            " without T2p; simulate the whole program in one"
+        )
     orders = None
     if init is not None:
-        fields |= _init_fields(init, program.flip)
-        orders = init.Z.shape[0] - 1
-    quadrants = program.phase is None and program.demod is None and tissue.df is None
-    plan = make_plan(program.layout, quadrants, program.states, orders, final)
+        fields |= _init_fields(init, program.flip, pools)
+        orders = init.Z.shape[-1] - 1
+    angles = program.phase, program.demod, tissue.df, tissue.v
+    quadrants = all(v is None for v in angles) and not (pools.shifted or pools.apart)
+    shared = clock if program.moment is None or len(program.moment) == 1 else None
+    plan = make_plan(layout, axes, shared, quadrants, program.states, orders, final)
     present = {n: v for n, v in fields.items() if v is not None}
-    value, push = (partial(f, plan, tuple(present)) for f in (_value, _push))
+    names, substeps = tuple(present), program.substeps or 1
+    value, push = (partial(f, plan, pools, names, substeps) for f in (_value, _push))
     segment = _remat.Segment(value, len(present), trailing=True, push=push)
     re, im, *state = _remat.apply(segment, *(v.contiguous() for v in present.values()))
     return torch.complex(re, im), state
 
 
-def _init_fields(init: State, like: Tensor) -> dict[str, Tensor]:
-    K = init.Z.shape[0] - 1 if init.Z.ndim == 1 else -1
-    if K < 0 or init.F.shape != (2 * K + 1,):
+def _init_fields(init: State, like: Tensor, pools: Pools) -> dict[str, Tensor]:
+    one = pools.count == 1
+    F, Z = (init.F[None], init.Z[None]) if one else (init.F, init.Z)
+    K = Z.shape[-1] - 1
+    if F.shape != (pools.free, 2 * K + 1) or Z.shape != (pools.count, K + 1):
+        lead = "" if one else f"{pools.free} and {pools.count} pools of "
         raise ValueError(
-            f"epg.run: a state of order K holds F of shape (2K+1,) and Z of (K+1,), got"
-            f" {tuple(init.F.shape)} and {tuple(init.Z.shape)}; take it from epg.evolve"
+            f"epg.run: a state of order K holds {lead}F of shape (2K+1,) and Z of"
+            f" (K+1,), got {tuple(init.F.shape)} and {tuple(init.Z.shape)}; take it"
+            f" from epg.evolve"
         )
     wanted = like.dtype.to_complex()
     if {init.F.dtype, init.Z.dtype} != {wanted}:
@@ -98,32 +117,36 @@ def _init_fields(init: State, like: Tensor) -> dict[str, Tensor]:
             f"epg.run: the state must be {wanted} as the program is {like.dtype}, got"
             f" {init.F.dtype} and {init.Z.dtype}; evolve it in the same precision"
         )
-    P, Q = init.F[K:], init.F[: K + 1].flip(0)
+    P, Q = F[:, K:], F[:, : K + 1].flip(1)
     return {
         "P_re": P.real,
         "P_im": P.imag,
         "Q_re": Q.real,
         "Q_im": -Q.imag,
-        "z_re": 2 * init.Z.imag,
-        "z_im": -2 * init.Z.real,
+        "z_re": 2 * Z.imag,
+        "z_im": -2 * Z.real,
     }
 
 
-def _value(plan: Plan, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+def _value(
+    plan: Plan, pools: Pools, names: tuple[str, ...], substeps: int, *tensors: Tensor
+) -> tuple[Tensor, ...]:
     def value(*xs: Tensor) -> list[Tensor]:
-        return [v[0] for v in walk(plan, make_steps(plan, names, xs))]
+        return [v[0] for v in walk(plan, make_steps(plan, pools, names, xs, substeps))]
 
-    return _in_cache(value, plan, names, tensors, 1)
+    return _in_cache(value, plan, names, tensors, pools.count)
 
 
-def _push(plan: Plan, names: tuple[str, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
+def _push(
+    plan: Plan, pools: Pools, names: tuple[str, ...], substeps: int, *inputs: Tensor
+) -> tuple[Tensor, ...]:
     """Return the derivative along one tangent, or along many on a leading axis."""
     n = len(names)
     one = inputs[n].ndim == inputs[0].ndim
     moves = [m[None] if one else m for m in inputs[n:]]
 
     def steps(*xs: Tensor) -> Steps:
-        return make_steps(plan, names, xs)
+        return make_steps(plan, pools, names, xs, substeps)
 
     def push(*xs: Tensor) -> list[Tensor]:
         def along(*tangents: Tensor) -> Steps:
@@ -132,7 +155,7 @@ def _push(plan: Plan, names: tuple[str, ...], *inputs: Tensor) -> tuple[Tensor, 
         made = walk(plan, steps(*xs[:n]), torch.func.vmap(along)(*xs[n:]))
         return [v[1] if one else v[1:] for v in made]
 
-    copies = 1 + moves[0].shape[0]
+    copies = (1 + moves[0].shape[0]) * pools.count
     return _in_cache(push, plan, names, [*inputs[:n], *moves], copies)
 
 

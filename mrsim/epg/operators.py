@@ -1,7 +1,9 @@
 """The extended-phase-graph operators, one by one, on a `State` of one voxel.
 
 `mrsim.epg.run` fuses them; they are here to build, teach and check with. Shapes depend
-on nothing but the integers given: a shift by n grows a state by n orders.
+on nothing but the integers given: a shift by n grows a state by n orders. Those of
+exchange and saturation are in `mrsim.epg.mixing`, of diffusion and flow in
+`mrsim.epg.transport`.
 """
 
 import math
@@ -16,7 +18,7 @@ def rf(state: State, flip: Tensor, phase: Tensor) -> State:
     """Apply an instantaneous pulse.
 
     Right-handed rotation by ``flip`` about (cos φ, sin φ, 0), on (F_k, conj F_-k, Z_k)
-    for every k (Weigel 2015, eq. 15):
+    for every k and every free pool (Weigel 2015, eq. 15):
     F_k' = cos²(α/2) F_k + e^{2iφ} sin²(α/2) conj F_-k - i e^{iφ} sin α Z_k,
     Z_k' = -(i/2) e^{-iφ} sin α F_k + (i/2) e^{iφ} sin α conj F_-k + cos α Z_k.
 
@@ -37,14 +39,42 @@ def rf(state: State, flip: Tensor, phase: Tensor) -> State:
     c, s = flip.cos(), flip.sin()
     c2, s2 = (1 + c) / 2, (1 - c) / 2
     turn = torch.complex(phase.cos(), phase.sin())
-    K = state.Z.shape[0] - 1
-    Z = torch.cat([state.Z.flip(0)[:K].conj(), state.Z])
-    mirror = state.F.flip(0).conj()
+    K = state.Z.shape[-1] - 1
+    free, bound = split(state)
+    Z = torch.cat([free.flip(-1)[..., :K].conj(), free], -1)
+    mirror = state.F.flip(-1).conj()
     F = c2 * state.F + s2 * turn * turn * mirror - 1j * turn * s * Z
-    F0, mirror0 = state.F[K:], mirror[K:]
+    F0, mirror0 = state.F[..., K:], mirror[..., K:]
     half = (s[None] / 2)[0]
-    Z = 1j * half * (turn * mirror0 - turn.conj() * F0) + c * state.Z
-    return State(F=F, Z=Z)
+    Z = 1j * half * (turn * mirror0 - turn.conj() * F0) + c * free
+    return State(F=F, Z=torch.cat([Z, *bound]))
+
+
+def split(state: State) -> tuple[Tensor, list[Tensor]]:
+    """Return Z of the free pools, and of the others where there are pools."""
+    if state.F.ndim == 1:
+        return state.Z, []
+    return state.Z[: len(state.F)], [state.Z[len(state.F) :]]
+
+
+def invert(state: State, efficiency: Tensor) -> State:
+    """Invert adiabatically, with a crusher: Z_k → -efficiency·Z_k, F_k → 0.
+
+    Args:
+        state: the state; bound pools stay as they are.
+        efficiency: () of the inversion [1].
+
+    Returns:
+        The state after it.
+
+    >>> import torch
+    >>> from mrsim import epg
+    >>> rest = epg.equilibrium(torch.tensor(1.0))
+    >>> epg.invert(rest, torch.tensor(0.9)).Z.real
+    tensor([-0.9000])
+    """
+    free, bound = split(state)
+    return State(F=torch.zeros_like(state.F), Z=torch.cat([-efficiency * free, *bound]))
 
 
 def relax(state: State, T1: Tensor, T2: Tensor, M0: Tensor, time: Tensor) -> State:
@@ -52,9 +82,9 @@ def relax(state: State, T1: Tensor, T2: Tensor, M0: Tensor, time: Tensor) -> Sta
 
     Args:
         state: the state.
-        T1: () longitudinal relaxation time [s].
-        T2: () transverse relaxation time [s].
-        M0: () equilibrium magnetisation.
+        T1: () longitudinal relaxation time [s], or (component,) of every pool.
+        T2: () transverse relaxation time [s], or (free,) of every free pool.
+        M0: () equilibrium magnetisation, or (component,).
         time: () duration t [s].
 
     Returns:
@@ -66,9 +96,12 @@ def relax(state: State, T1: Tensor, T2: Tensor, M0: Tensor, time: Tensor) -> Sta
     >>> epg.relax(epg.equilibrium(0 * one), one, one, one, one).Z.real
     tensor([0.6321])
     """
-    Z = state.Z * torch.exp(-time / T1)
-    grown = -torch.expm1(-time / T1) * M0
-    return State(F=state.F * torch.exp(-time / T2), Z=torch.cat([Z[:1] + grown, Z[1:]]))
+    Z = state.Z * torch.exp(-time / T1)[..., None]
+    grown = (-torch.expm1(-time / T1) * M0)[..., None]
+    return State(
+        F=state.F * torch.exp(-time / T2)[..., None],
+        Z=torch.cat([Z[..., :1] + grown, Z[..., 1:]], -1),
+    )
 
 
 def precess(state: State, df: Tensor, time: Tensor) -> State:
@@ -76,7 +109,7 @@ def precess(state: State, df: Tensor, time: Tensor) -> State:
 
     Args:
         state: the state.
-        df: () off-resonance [Hz].
+        df: () off-resonance [Hz], or (free,) of every free pool.
         time: () duration t [s].
 
     Returns:
@@ -88,7 +121,7 @@ def precess(state: State, df: Tensor, time: Tensor) -> State:
     >>> epg.precess(epg.State(F=F, Z=F), torch.tensor(0.25), torch.tensor(1.0)).F.imag
     tensor([1.])
     """
-    angle = (2 * math.pi * df[None] * time)[0]
+    angle = 2 * math.pi * df[..., None] * time
     return State(F=state.F * torch.complex(angle.cos(), angle.sin()), Z=state.Z)
 
 
@@ -107,11 +140,12 @@ def shift(state: State, n: int) -> State:
     >>> epg.shift(epg.equilibrium(torch.tensor(1.0)), 2).F.shape
     torch.Size([5])
     """
-    new = torch.zeros_like(state.F[:1])
-    F = [new.expand(2 * abs(n)), state.F]
-    return State(
-        F=torch.cat(F if n > 0 else F[::-1]), Z=torch.cat([state.Z, new.expand(abs(n))])
+    F, Z = (
+        torch.zeros_like(x[..., :1]).expand(*x.shape[:-1], size)
+        for x, size in ((state.F, 2 * abs(n)), (state.Z, abs(n)))
     )
+    parts = [F, state.F] if n > 0 else [state.F, F]
+    return State(F=torch.cat(parts, -1), Z=torch.cat([state.Z, Z], -1))
 
 
 def spoil(state: State) -> State:
@@ -129,5 +163,5 @@ def spoil(state: State) -> State:
     >>> epg.spoil(epg.State(F=F, Z=F[:2])).Z.real
     tensor([1., 0.])
     """
-    Z = torch.cat([state.Z[:1], torch.zeros_like(state.Z[1:])])
+    Z = torch.cat([state.Z[..., :1], torch.zeros_like(state.Z[..., 1:])], -1)
     return State(F=torch.zeros_like(state.F), Z=Z)

@@ -10,9 +10,11 @@ pulse, the program runs in real arithmetic.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from functools import lru_cache, reduce
+from operator import or_
+from typing import Any, NamedTuple
 
+from mrsim.epg.labels import Axes
 from mrsim.epg.program import Layout
 from mrsim.epg.window import (
     FAR,
@@ -20,7 +22,7 @@ from mrsim.epg.window import (
     Span,
     alive,
     kept,
-    read_order,
+    read_orders,
     shift,
     spans,
     turn,
@@ -28,6 +30,7 @@ from mrsim.epg.window import (
 
 RE, IM = 0, 1
 OWN, OTHER, ZERO = 0, 1, -1
+Orders = range | tuple[int, ...]
 
 
 class Piece(NamedTuple):
@@ -47,6 +50,8 @@ class Reading(NamedTuple):
     receiver: int  # quadrant taken off the signal
     source: int  # OWN: P, OTHER: Q, ZERO: nothing arrives
     index: int
+    order: int  # the state's signed order at the interval's start
+    slot: int  # the reading's number in the program; with T2′ several states share one
 
 
 class Knot(NamedTuple):
@@ -57,7 +62,7 @@ class Knot(NamedTuple):
     quadrant: int  # of the frame of P and Q
     frame: int  # row of the pulse whose phase the frame follows; -1 for none
     part: int  # in a real plan the part alive, RE or IM
-    orders: range  # the window at the operation
+    orders: Orders  # the window at the operation
     p: tuple[Piece, ...]  # how P, Q and ζ come from the knot before; () if absent
     q: tuple[Piece, ...]
     z: tuple[Piece, ...]
@@ -66,6 +71,7 @@ class Knot(NamedTuple):
     negate: bool  # ... and whether Q gets the opposite one
     keep_f: bool  # F is needed after the operation
     keep_z: bool
+    dual: bool  # the pulse saturates at both offsets alike
     rows: tuple[int, ...]  # rows whose waits follow the operation
     readings: tuple[Reading, ...]
 
@@ -75,6 +81,9 @@ class Plan(NamedTuple):
 
     knots: tuple[Knot, ...]
     real: bool
+    axes: Axes  # what an order means
+    kinds: tuple[int, ...]  # of each interval; those of one kind have equal waits
+    slots: int  # readings of the program
 
 
 Way = tuple[tuple[Piece, ...], tuple[Piece, ...], tuple[Piece, ...]]
@@ -83,12 +92,20 @@ _NOWHERE: Way = ((), (), ())
 
 @lru_cache(maxsize=256)
 def make_plan(
-    layout: Layout, quadrants: bool, states: int | None, init: int | None, final: bool
+    layout: Layout,
+    axes: Axes,
+    clock: tuple[int, ...] | None,
+    quadrants: bool,
+    states: int | None,
+    init: int | None,
+    final: bool,
 ) -> Plan:
     """Plan a layout.
 
     Args:
         layout: the program's structure.
+        axes: what an order means.
+        clock: classes of rows of equal durations.
         quadrants: all phases are multiples of 90° and nothing precesses.
         states: keep |k| < states only; ``None`` keeps all that matter.
         init: the highest order of a given initial state; ``None`` for equilibrium.
@@ -97,26 +114,38 @@ def make_plan(
     Returns:
         The plan; real if `quadrants` and one part is enough.
     """
-    cut = spans(layout, final)
+    cut = spans(layout, axes.shifts, final)
+    kinds = _kinds(cut, axes, clock)
+    slots = sum(event.read for event in layout)
     if init is not None and states is not None:
         init = min(init, states - 1)
     if quadrants and init is None and not final:
-        before, after = alive(cut, 2, states, init)
+        before, after = alive(cut, 2, states, init, axes)
         if all(_one_part(b, a) for b, a in zip(before, after, strict=True)):
-            return Plan(_knots(cut, before, after, states, real=True), real=True)
-    before, after = alive(cut, 1, states, init)
-    return Plan(_knots(cut, before, after, states, real=False), real=False)
+            knots = _knots(cut, before, after, states, axes, real=True)
+            return Plan(knots, real=True, axes=axes, kinds=kinds, slots=slots)
+    before, after = alive(cut, 1, states, init, axes)
+    knots = _knots(cut, before, after, states, axes, real=False)
+    return Plan(knots, real=False, axes=axes, kinds=kinds, slots=slots)
+
+
+def _kinds(
+    cut: Sequence[Span], axes: Axes, clock: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """Number the intervals so that those with equal waits and shifts are one kind."""
+    if clock is None:
+        return tuple(range(len(cut)))
+    known: dict[tuple[tuple[int, int], ...], int] = {}
+    waits = [tuple((clock[r], axes.shifts[r]) for r in span.rows) for span in cut]
+    return tuple(known.setdefault(w, len(known)) for w in waits)
 
 
 def _one_part(before: Parts, after: Parts) -> bool:
     return not all(any(b) or any(a) for b, a in zip(before, after, strict=True))
 
 
-def _window(before: Parts, after: Parts) -> int:
-    bits = 0
-    for s in (*before, *after):
-        bits |= s.p | s.q | s.z
-    return bits
+def _window(before: Parts, after: Parts) -> Any:
+    return reduce(or_, (one for s in (*before, *after) for one in s))
 
 
 def _lowest(bits: int) -> int:
@@ -139,11 +168,15 @@ def _knots(
     before: Sequence[Parts],
     after: Sequence[Parts],
     states: int | None,
+    axes: Axes,
     real: bool,
 ) -> tuple[Knot, ...]:
     windows = [_window(b, a) for b, a in zip(before, after, strict=True)]
-    windows[0] |= 1  # even where nothing reads the initial state
-    orders = _orders(windows, dense=cut[-1].kind == "end" or windows[0] > 1)
+    if axes.sizes:
+        orders = [tuple(sorted(w | {0} if not j else w)) for j, w in enumerate(windows)]
+    else:
+        windows[0] |= 1  # even where nothing reads the initial state
+        orders = _orders(windows, dense=cut[-1].kind == "end" or windows[0] > 1)
     parts = [
         RE if real and any((*b[RE], *a[RE])) else IM
         for b, a in zip(before, after, strict=True)
@@ -153,12 +186,14 @@ def _knots(
         for j in range(1, len(cut))
     ]
     made = []
+    slot = 0
     for j, span in enumerate(cut):
         way, onward = ways[j], (*ways, _NOWHERE)[j + 1]
-        readings = _readings(span, orders[j], after[j], states)
+        readings = _readings(span, orders[j], after[j], states, axes, slot)
+        slot += len(span.reads)
         quarters = turn(cut[j - 1], span) if j else 0
         flipped = quarters % 2 and (quarters == 1) == (parts[j - 1] == IM)
-        grows = way[2] and cut[j - 1].rows and orders[j][0] == 0 and parts[j] == IM
+        grows = way[2] and cut[j - 1].rows and 0 in orders[j] and parts[j] == IM
         made.append(
             Knot(
                 kind=span.kind,
@@ -175,6 +210,7 @@ def _knots(
                 negate=bool(quarters % 2),
                 keep_f=bool(onward[0]) or any(r.source != ZERO for r in readings),
                 keep_z=bool(onward[2]),
+                dual=span.dual,
                 rows=span.rows,
                 readings=readings,
             )
@@ -183,10 +219,15 @@ def _knots(
 
 
 def _ways(
-    last: Span, source: range, target: range, come: Parts, states: int | None
+    last: Span, source: Orders, target: Orders, come: Parts, states: int | None
 ) -> Way:
     """Say how P, Q and ζ come from one knot to the next; () for what does not."""
     p, q, z = _NOWHERE
+    if isinstance(source, tuple) or isinstance(target, tuple):
+        n = shift(last)
+        if any(s.p or s.q for s in come):
+            p, q = _pick(source, target, n), _pick(source, target, -n)
+        return p, q, _pick(source, target, 0) if any(s.z for s in come) else ()
     through = kept(last, states)
     mirrored = range(1 - through.stop, 1 - through.start)
     if any(s.p | s.q for s in come):
@@ -219,6 +260,25 @@ def _route(
     return tuple(pieces)
 
 
+def _pick(source: Orders, target: Orders, n: int) -> tuple[Piece, ...]:
+    """Say how the states of ``target`` come, one by one, joined where they can be."""
+    at = {order: i for i, order in enumerate(source)}
+    pieces: list[Piece] = []
+    for order in target:
+        i = at.get(abs(order - n), -1)
+        kind = ZERO if i < 0 else OWN if order >= n else OTHER
+        last = pieces[-1] if pieces else Piece(ZERO, 0, 0)
+        if kind == last.source == ZERO:
+            pieces[-1:] = [last._replace(stop=last.stop + 1)]
+        elif kind == last.source and kind == OWN and i == last.stop:
+            pieces[-1] = last._replace(stop=i + 1)
+        elif kind == last.source and i == last.start - 1:
+            pieces[-1] = last._replace(start=i, flip=True)
+        else:
+            pieces.append(Piece(kind, max(i, 0), max(i, 0) + 1))
+    return tuple(pieces)
+
+
 def _overlap(source: range, wanted: range, through: range, kind: int) -> list[Piece]:
     step = wanted.step
     first = max(
@@ -237,15 +297,22 @@ def _overlap(source: range, wanted: range, through: range, kind: int) -> list[Pi
 
 
 def _readings(
-    span: Span, orders: range, alive: Parts, states: int | None
+    span: Span,
+    orders: Orders,
+    alive: Parts,
+    states: int | None,
+    axes: Axes,
+    slot: int,
 ) -> tuple[Reading, ...]:
     made = []
     for position, receiver in span.reads:
-        order = read_order(span, position, states)
         rows = span.rows[: position + 1]
-        source, index = ZERO, 0
-        if order is not None and any(s.p | s.q for s in alive) and abs(order) in orders:
-            source = OWN if order >= 0 else OTHER
-            index = orders.index(abs(order))
-        made.append(Reading(rows[-1], rows, receiver, source, index))
+        some = any(s.p or s.q for s in alive)
+        found = read_orders(span, position, states, axes, alive) if some else []
+        found = [order for order in found if abs(order) in orders]
+        for order in found or [0]:
+            source = ZERO if not found else OWN if order >= 0 else OTHER
+            index = orders.index(abs(order)) if found else 0
+            made.append(Reading(rows[-1], rows, receiver, source, index, order, slot))
+        slot += 1
     return tuple(made)

@@ -1,13 +1,12 @@
 """A pulse sequence as data: one row per event, structure apart from physics."""
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mrsim._check import check_floats, check_shapes
-from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record, static
 
 
@@ -19,14 +18,16 @@ class Event(NamedTuple):
 
     pulse: bool = False  # an instantaneous pulse starts the row
     quadrant: int = 0  # the pulse's phase in units of 90°
-    shift: int = 0  # orders that the wait's gradient adds to every transverse state
+    shift: int | tuple[int, int, int] = 0  # orders that the wait's gradient adds to F
     read: bool = False  # the row's wait ends with a reading of F0
     receiver: int = 0  # the reading's phase in units of 90°, taken off the signal
     spoil: bool = False  # the row ends with an ideal spoiler: only Z0 survives
     invert: bool = False  # an adiabatic inversion starts the row: Z → −efficiency·Z
+    dual: bool = False  # the pulse's power is at +offset and -offset alike (ihMT)
 
 
 Layout = tuple[Event, ...]
+_MOST = 100_000  # orders; a shift must not fill the memory by a slip
 torch.serialization.add_safe_globals([Event])
 
 
@@ -37,6 +38,12 @@ class Program:
     The structure (`layout`) is static, everything else is differentiable. A phase is
     ``quadrant · 90° + phase``; a sequence whose phases are all quadrants needs no
     `phase` and `demod` and can run in real arithmetic.
+
+    `moment` is the wave vector that one unit of shift winds up; with an integer shift
+    and (event, 3) it is a direction, with a shift of three integers one unit for each
+    axis. A pulse multiplies Z of bound pools by exp(-`saturation`), and by
+    exp(-π·B1²·`power`·G(`offset`)) with the pool's lineshape G. Rows of one class of
+    `clock` must have equal durations; it saves work, and T2′ counts with it.
     """
 
     flip: Tensor  # (event,) nominal flip angle [rad]; ignored in rows without a pulse
@@ -44,79 +51,48 @@ class Program:
     phase: Tensor | None = neutral(0.0, like="flip")  # (event,) of the pulse [rad]
     demod: Tensor | None = neutral(0.0, like="flip")  # (event,) of the reading [rad]
     efficiency: Tensor | None = neutral(1.0, like="flip")  # (event,) inversion [1]
+    moment: Tensor | None = neutral(0.0, like="flip")  # (event,) or (event, 3) [rad/mm]
+    thickness: Tensor | None = neutral(math.inf)  # () of the slice, for wash-out [mm]
+    saturation: Tensor | None = neutral(0.0, like="flip")  # (event,) of bound pools [1]
+    power: Tensor | None = neutral(0.0, like="flip")  # (event,) ∫(γB1)²dt [rad²/s]
+    offset: Tensor | None = neutral(0.0, like="flip")  # (event,) of the power [Hz]
     layout: Layout = static()  # one Event a row
     states: int | None = static(None)  # orders kept, |k| < states; None: all, exact
+    clock: tuple[int, ...] | None = static(None)  # each row's class of equal durations
+    substeps: int | None = static(None)  # of a gradient where pools do not commute
 
 
-_TISSUE = ("T1", "T2", "M0", "B1", "df")
-_ROWS = ("flip", "duration", "phase", "demod", "efficiency")
-
-
-def checked(where: str, tissue: Tissue, program: Program) -> dict[str, Tensor | None]:
-    """Check a tissue and a program for one voxel; return their tensors by name.
+def check_structure(where: str, program: Program) -> None:
+    """Check what of a program is structure.
 
     Args:
         where: the function that asks, for the message.
-        tissue: the voxel.
         program: the sequence.
 
-    Returns:
-        Field name → tensor or ``None``, the program's first.
-
     Raises:
-        TypeError: a field has the wrong type, or dtypes differ.
-        ValueError: shapes, devices or the structure do not fit.
+        TypeError: the layout is no tuple of events.
+        ValueError: it is empty, or an event is impossible.
     """
-    fields = {n: getattr(program, n) for n in _ROWS}
-    fields |= {n: getattr(tissue, n) for n in _TISSUE}
-    check_floats(where, **fields)
-    if program.flip.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"{where}: a complex signal needs float32 or float64, got"
-            f" {program.flip.dtype}; convert with mrsim.to(record, torch.float32)"
-        )
-    check_shapes(where, tissue, **dict.fromkeys(_TISSUE, ""))
-    events = check_shapes(where, program, **dict.fromkeys(_ROWS, "event"))["event"]
-    layout, states = program.layout, program.states
+    layout, states, substeps = program.layout, program.states, program.substeps
     if not isinstance(layout, tuple):
         raise TypeError(
             f"{where}: layout must be a tuple of Event, got a"
             f" {type(layout).__name__}; write tuple(layout)"
         )
-    if events != len(layout) or not events:
-        raise ValueError(
-            f"{where}: the program has {events} rows of numbers and its layout has"
-            f" {len(layout)} events; give one row for each event, and at least one"
-        )
-    if states is not None and (not isinstance(states, int) or states < 1):
-        raise ValueError(
-            f"{where}: states must be None (exact) or a whole number of orders of at"
-            f" least 1, got {states!r}"
-        )
+    if not layout:
+        raise ValueError(f"{where}: the layout is empty; give at least one event")
+    for name, value in (("states", states), ("substeps", substeps)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(
+                f"{where}: {name} must be None or a whole number of at least 1, got"
+                f" {value!r}"
+            )
     _check_layout(where, layout)
-    return fields
-
-
-def check_count(where: str, flip: Tensor) -> int:
-    """Require a train of at least one pulse; return how many there are.
-
-    Args:
-        where: the function that asks, for the message.
-        flip: (pulse,) flip angles.
-
-    Returns:
-        The number of pulses.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not len(flip):
-        raise ValueError(f"{where}: flip holds no pulse; give at least one angle [rad]")
-    return len(flip)
 
 
 @lru_cache(maxsize=256)
 def _check_layout(where: str, layout: Layout) -> None:
+    orders = 0
     for row, event in enumerate(layout):
         if not isinstance(event, Event):
             raise TypeError(
@@ -128,10 +104,18 @@ def _check_layout(where: str, layout: Layout) -> None:
                 f"{where}: row {row} has a pulse and an inversion; give the inversion a"
                 f" row of its own, of duration 0, before"
             )
-        numbers = (event.shift, event.quadrant, event.receiver)
-        if not all(isinstance(n, int) for n in numbers):
+        moves = event.shift if isinstance(event.shift, tuple) else (event.shift,)
+        numbers = (*moves, event.quadrant, event.receiver)
+        if len(moves) not in (1, 3) or not all(isinstance(n, int) for n in numbers):
             raise TypeError(
-                f"{where}: shift, quadrant and receiver must be whole numbers, got"
-                f" {numbers} in row {row}; the gradient's unit is one shift, and other"
-                f" phases belong in phase and demod"
+                f"{where}: shift (one or three), quadrant and receiver must be whole"
+                f" numbers, got {(event.shift, *numbers[-2:])} in row {row}; the"
+                f" gradient's unit is one shift, and other phases belong in phase and"
+                f" demod"
             )
+        orders += sum(map(abs, moves))
+    if orders > _MOST:
+        raise ValueError(
+            f"{where}: the shifts add up to {orders} orders, more than {_MOST}; count"
+            f" them in a larger unit, whose wave vector is Program.moment"
+        )

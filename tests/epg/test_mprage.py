@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 from strategies import tissues
+from torch.func import vmap
 
 from mrsim import Tissue, epg
 from mrsim.tree import replace
@@ -80,3 +81,26 @@ def test_centre_is_one_of_the_shots(centre: int) -> None:
 def test_repeats_are_counted(repeats: float) -> None:
     with pytest.raises(ValueError, match="repeats must be a whole number"):
         epg.mprage(GREY, replace(SEQ, repeats=repeats))
+
+
+def test_times_must_fit_into_one_another() -> None:
+    with pytest.raises(ValueError, match="TI is shorter than centre·TR"):
+        epg.mprage(GREY, replace(SEQ, TI=torch.tensor(5 * ms)))
+    with pytest.raises(ValueError, match="the train ends after the cycle"):
+        epg.mprage(GREY, replace(SEQ, cycle=torch.tensor(0.305)))
+    exact = replace(SEQ, cycle=SEQ.TI + 2 * SEQ.TR)
+    assert epg.mprage(GREY, exact).isfinite().all()
+    # inside a transform nothing looks at values
+    cycles = torch.tensor([0.305, 0.9])
+    vmap(lambda c: epg.mprage(GREY, replace(SEQ, cycle=c)))(cycles)
+
+
+def test_steady_state_is_that_of_many_repeats() -> None:
+    steady, many = (epg.mprage(GREY, replace(SEQ, repeats=n)) for n in (None, 40))
+    assert (steady - many).abs().max() < 1e-13
+
+
+def test_program_is_one_cycle() -> None:
+    program = epg.mprage_program(SEQ)
+    assert (program.duration.sum() - 0.9).abs() < 1e-12
+    assert sum(event.read for event in program.layout) == 3

@@ -9,6 +9,7 @@ from strategies import events
 
 from mrsim import epg
 from mrsim.epg import _bssfp, _fisp, _fse, _mprage, _spgr
+from mrsim.epg.labels import make_axes
 from mrsim.epg.plan import Plan, make_plan
 from mrsim.epg.program import Layout
 
@@ -18,7 +19,8 @@ FSE = _fse._layout(96)
 def plan_of(
     layout: Layout, *, quadrants: bool = True, states: int | None = None
 ) -> Plan:
-    return make_plan(layout, quadrants, states, None, False)
+    axes = make_axes(layout, None, timed=False)
+    return make_plan(layout, axes, None, quadrants, states, None, final=False)
 
 
 def rows(plan: Plan) -> int:

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from strategies import programs, tissues
 from torch.func import vmap
+from worlds import World, worlds
 
 import mrsim
-from mrsim import Tissue, epg
+from mrsim import Exchange, Tissue, epg
 from mrsim.tree import replace
 from mrsim.units import deg, ms
 
@@ -37,6 +38,34 @@ def test_bound_holds(tissue: Tissue, program: epg.Program, states: int) -> None:
     error, bound = errors(tissue, program, states)
     assert bound.shape == error.shape
     assert (error <= bound + 1e-12).all()
+
+
+@settings(max_examples=12)
+@given(worlds(diffusion=True, spread=False, wide=False), st.integers(1, 4))
+def test_bound_holds_with_any_physics(world: World, states: int) -> None:
+    tissue, program = world
+    error, bound = errors(tissue, program, states)
+    size = 1.0 if tissue.M0 is None else float(tissue.M0)
+    assert bound.shape == error.shape
+    assert (error <= bound + 1e-12 * size).all()
+
+
+def test_bound_is_not_loose_with_pools_that_diffuse() -> None:
+    water = Exchange(T1=0.5, T2=0.02, f=0.2, k=10.0)
+    tissue = Tissue(T1=1.0, T2=0.1, exchange=water, D=1e-3)
+    program = replace(train(60), moment=torch.tensor([20.0]))
+    error, bound = errors(tissue, program, 10)
+    assert (error <= bound + 1e-12).all()
+    assert bound.max() <= 40 * error.max()
+    assert error.max() > 1e-4
+
+
+def test_no_bound_where_pools_move_apart() -> None:
+    water = Exchange(T1=0.5, T2=0.02, f=0.2, k=10.0, D=2e-3)
+    tissue = Tissue(T1=1.0, T2=0.1, exchange=water, D=1e-3)
+    program = replace(train(60), moment=torch.tensor([20.0]), states=5, substeps=2)
+    with pytest.raises(ValueError, match="no bound where pools have a D or v"):
+        epg.truncation_error(tissue, program)
 
 
 @pytest.mark.parametrize("tissue", [GREY, FLUID], ids=["grey", "fluid"])
