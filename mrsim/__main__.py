@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mrsim import __version__, demo, ivim_command
+from mrsim import __version__, demo, ivim_command, tract_command
 from mrsim.io import InputError
 from mrsim.units import deg, ms
 
@@ -83,7 +83,9 @@ def parser() -> argparse.ArgumentParser:
     effort.add_argument("--device", default="cpu", help="of the fits: cpu, cuda (cpu)")
     effort.add_argument("--quiet", action="store_true", help="no progress, no table")
     p.set_defaults(run=_demo)
-    ivim_command.add_parser(p.add_subparsers(title="other commands", metavar=""))
+    commands = p.add_subparsers(title="other commands", metavar="")
+    ivim_command.add_parser(commands)
+    tract_command.add_parser(commands)
     return p
 
 
