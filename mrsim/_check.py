@@ -19,7 +19,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_st
 
 _TIMES = {
     *("T1", "T2", "T2p", "T1D", "TR", "TE", "TI", "TM", "esp", "duration", "delay"),
-    *("cycle", "pause", "delta"),
+    *("cycle", "pause"),
 }
 _LONGEST = 60.0
 _LARGEST_FLIP = 4 * math.pi

@@ -16,7 +16,7 @@ from mrsim.tissue import Lineshape
 
 Matrix = tuple[tuple[Tensor | None, ...], ...]
 _TERMS = 18  # of the Taylor series: 2e-17 at a norm of 1
-_DOUBLINGS = 40  # of the series' argument: rates · time up to 1e12
+_DOUBLINGS = 32  # of the series' argument: rates · time up to 4e9
 
 
 class Pools(NamedTuple):

@@ -36,6 +36,7 @@ def cases() -> dict[str, Callable[[], Tensor]]:
     two = Exchange(T1=0.5, T2=0.02, f=0.2, k=10.0)
     moved = torch.tensor([25.0])
     saturation = torch.full((1,), 0.2)
+    irradiated = {"power": torch.full((1,), 2e4), "offset": torch.full((1,), 2e3)}
 
     def of(tissue: Tissue, program: epg.Program, *, shared: str = "") -> Any:
         dims: Any = 0
@@ -57,6 +58,9 @@ def cases() -> dict[str, Callable[[], Tensor]]:
         ),
         "magnetisation transfer (2.5)": of(
             voxels(bound=Bound(f=0.1, k=4.0, T1=1.0)), train(saturation=saturation)
+        ),
+        "... with its super-Lorentzian": of(
+            voxels(bound=Bound(f=0.1, k=4.0, T1=1.0, T2=11e-6)), train(**irradiated)
         ),
         "diffusion, one D (1.3)": of(voxels(D=D), train(moment=moved), shared="D"),
         "diffusion, D of each voxel (2.2)": of(voxels(D=D), train(moment=moved)),

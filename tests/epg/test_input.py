@@ -116,8 +116,8 @@ LENGTHS = [
     (epg.fisp, FISP, {"phase": 1}),
     (epg.bssfp, BSSFP, {"TR": 3}),
     (epg.bssfp, BSSFP, {"phase": 3}),
-    (epg.run, PROGRAM, {"duration": 4}),
-    (epg.run, PROGRAM, {"demod": 5}),
+    (epg.run, PROGRAM, {"duration": 5}),
+    (epg.run, PROGRAM, {"demod": 3}),
     (bloch.run, PROGRAM, {"demod": 3}),
 ]
 

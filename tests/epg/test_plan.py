@@ -8,12 +8,31 @@ from hypothesis import given, strategies as st
 from strategies import events
 
 from mrsim import epg
-from mrsim.epg import _bssfp, _fisp, _fse, _mprage, _spgr
 from mrsim.epg.labels import make_axes
 from mrsim.epg.plan import Plan, make_plan
 from mrsim.epg.program import Layout
 
-FSE = _fse._layout(96)
+
+def fse(echoes: int) -> Layout:
+    return epg.fse_program(epg.FSE(flip=[2.0] * echoes, esp=0.01)).layout
+
+
+def fisp(pulses: int, *, inverted: bool) -> Layout:
+    TI = 0.02 if inverted else None
+    return epg.fisp_program(epg.FISP(flip=[0.5] * pulses, TR=0.01, TI=TI)).layout
+
+
+def bssfp(pulses: int) -> Layout:
+    seq = epg.BSSFP(flip=[0.5] * pulses, TR=0.01, TI=0.02)
+    return epg.bssfp_program(seq).layout
+
+
+def mprage(shots: int) -> Layout:
+    seq = epg.MPRAGE(flip=[0.1] * shots, TR=0.01, TI=0.5, cycle=2.0)
+    return epg.mprage_program(seq).layout
+
+
+FSE = fse(96)
 
 
 def plan_of(
@@ -45,11 +64,10 @@ def test_truncation_shrinks_the_window() -> None:
     ("layout", "real"),
     [
         (FSE, True),
-        (_fisp._layout(50, True), True),
-        (_fisp._layout(50, False), True),
-        (_bssfp._layout(50, True, True), True),
-        (_mprage._layout(10, 2), True),
-        (_spgr._layout(50), True),
+        (fisp(50, inverted=True), True),
+        (fisp(50, inverted=False), True),
+        (bssfp(50), True),
+        (mprage(10), True),
     ],
 )
 def test_sequences_of_quadrants_are_real(layout: Layout, real: bool) -> None:
@@ -66,20 +84,21 @@ def test_pulses_about_both_axes_are_complex() -> None:
 
 @pytest.mark.parametrize("final", [False, True])
 def test_long_trains_are_planned_quickly_and_once(final: bool) -> None:
-    layout = _fisp._layout(1000, True)
+    layout = fisp(1000, inverted=True)
+    axes = make_axes(layout, None, timed=False)
     make_plan.cache_clear()
     start = time.process_time()
-    make_plan(layout, True, None, None, final)
+    make_plan(layout, axes, None, quadrants=True, states=None, init=None, final=final)
     first = time.process_time() - start
     start = time.process_time()
-    make_plan(layout, True, None, None, final)
+    make_plan(layout, axes, None, quadrants=True, states=None, init=None, final=final)
     again = time.process_time() - start
     assert first < 2
     assert again < first / 10
 
 
 def test_windows_grow_with_the_square_at_most() -> None:
-    assert rows(plan_of(_fisp._layout(200, False))) <= 200**2 / 4 + 2 * 200
+    assert rows(plan_of(fisp(200, inverted=False))) <= 200**2 / 4 + 2 * 200
 
 
 # ------------------------------------------------- the same sets, one state at a time
