@@ -200,7 +200,6 @@ def at_readings(
     return (_sum(loss) if loss else None), (_sum(turn) if turn else None)
 
 
-@lru_cache(maxsize=4096)
 def features(
     axes: Axes, orders: Orders, which: str, degree: int, dtype: torch.dtype
 ) -> Tensor:
@@ -214,15 +213,21 @@ def features(
         dtype: floating type.
 
     Returns:
-        A constant tensor.
+        A constant tensor on the CPU.
     """
+    rows = _monomials(axes, orders, which, degree)
+    return torch.tensor(rows, dtype=dtype, device="cpu")
+
+
+@lru_cache(maxsize=4096)
+def _monomials(
+    axes: Axes, orders: Orders, which: str, degree: int
+) -> tuple[tuple[float, ...], ...]:
     rows = []
     for order in orders:
         n = axes.digits(order)[: axes.space]
-        row = [0.0 if which == "z" else 1.0]
         odd = {"p": 1.0, "q": -1.0, "z": 0.0 if degree == 2 else 1.0}[which]
-        row += [odd * i for i in n]
-        if degree == 2:
-            row += [float(i * j) for i in n for j in n]
-        rows.append(row)
-    return torch.tensor(rows, dtype=dtype)
+        row = [0.0 if which == "z" else 1.0, *(odd * i for i in n)]
+        row += [float(i * j) for i in n for j in n] if degree == 2 else []
+        rows.append(tuple(row))
+    return tuple(rows)
