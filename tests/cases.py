@@ -6,6 +6,7 @@ A new simulator joins every law by adding its cases here.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import playing
 import torch
 from torch import Tensor
 
@@ -308,4 +309,5 @@ CASES = [
     Case("cest", epg.cest, (replace(FULL, M0=None, exchange=TWO), CEST)),
     Case("run-blocks", epg.run, (DRIFTING, PREPARED)),
     Case("bloch", bloch.run, (FULL, _mixed())),
+    Case("operators", playing.signal, (EVERYTHING, BRIEF)),
 ]

@@ -75,7 +75,8 @@ def _saturation(
     W = _at(program, "saturation", row, none) + 0 * f
     if program.power is not None:
         G = absorption(offset, T2, bound.lineshape)
-        W = W + math.pi * B1**2 * program.power[row % len(program.power)] * G
+        power = program.power[row % len(program.power)][None]
+        W = W + math.pi * power * (B1 * B1) * G
     if bound.T1D is None:
         return W, None
-    return W, 2 * math.pi * math.sqrt(15) * offset * T2
+    return W, 2 * math.pi * math.sqrt(15) * (offset * T2)

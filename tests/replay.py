@@ -127,7 +127,7 @@ def phased(program: epg.Program) -> epg.Program:
     }
     made = {}
     for name, quarters in turns.items():
-        angle = like.new_tensor(quarters) * (math.pi / 2)
+        angle = torch.tensor(quarters, dtype=like.dtype).to(like.device) * (math.pi / 2)
         old = getattr(program, name)
         made[name] = angle if old is None else old + angle
     layout = tuple(e._replace(quadrant=0, receiver=0) for e in program.layout)

@@ -6,11 +6,11 @@ from torch import Tensor
 from mrsim.epg.inputs import checked
 from mrsim.epg.operators import precess, split
 from mrsim.epg.pools import (
-    Matrix,
     Pools,
     exponential,
     longitudinal,
     shares,
+    stacked,
     transverse,
 )
 from mrsim.epg.program import Event, Program
@@ -68,8 +68,8 @@ def exchange(state: State, tissue: Tissue, time: Tensor) -> State:
     x, pools = _pools(tissue)
     M, _ = _at_rest(tissue)
     F, Z = (y if state.F.ndim > 1 else y[None] for y in (state.F, state.Z))
-    UT = _stacked(exponential(transverse(pools, x), time[None]))
-    UZ = _stacked(exponential(longitudinal(pools, x), time[None]))
+    UT = stacked(exponential(transverse(pools, x), time[None]))[:, :, 0]
+    UZ = stacked(exponential(longitudinal(pools, x), time[None]))[:, :, 0]
     kept = torch.cat([Z[:, :1] - (M if M.ndim else M[None])[:, None], Z[:, 1:]], 1)
     moved = UZ.to(Z.dtype) @ kept
     still = torch.cat([moved[:, :1] + M.reshape(-1, 1), moved[:, 1:]], 1)
@@ -153,12 +153,3 @@ def _at_rest(tissue: Tissue) -> tuple[Tensor, int | None]:
     found += [torch.zeros_like(f) for f in found[pools.free :]] * pools.dipolar
     M = torch.cat(found) if pools.count > 1 else found[0][0]
     return (M if tissue.M0 is None else M * tissue.M0), pools.free
-
-
-def _stacked(U: Matrix) -> Tensor:
-    """Return (to, from) of a matrix whose entries have one row."""
-    blank = torch.zeros_like(next(e for row in U for e in row if e is not None)[0])
-    rows = [[blank if e is None else e[0] for e in row] for row in U]
-    if any(e.is_complex() for row in rows for e in row):
-        rows = [[e + 0j for e in row] for row in rows]
-    return torch.stack([torch.stack(row) for row in rows])

@@ -36,17 +36,17 @@ def rf(state: State, flip: Tensor, phase: Tensor) -> State:
     >>> epg.rf(rest, torch.tensor(torch.pi / 2), torch.tensor(0.0)).F.imag
     tensor([-1.])
     """
-    c, s = flip.cos(), flip.sin()
+    # with an axis: a constant times a 0-d float32 dual has a float64 tangent
+    c, s = flip[None].cos(), flip[None].sin()
     c2, s2 = (1 + c) / 2, (1 - c) / 2
-    turn = torch.complex(phase.cos(), phase.sin())
+    turn = torch.complex(phase.cos(), phase.sin())[None]
     K = state.Z.shape[-1] - 1
     free, bound = split(state)
     Z = torch.cat([free.flip(-1)[..., :K].conj(), free], -1)
     mirror = state.F.flip(-1).conj()
     F = c2 * state.F + s2 * turn * turn * mirror - 1j * turn * s * Z
     F0, mirror0 = state.F[..., K:], mirror[..., K:]
-    half = (s[None] / 2)[0]
-    Z = 1j * half * (turn * mirror0 - turn.conj() * F0) + c * free
+    Z = 1j * (s / 2) * (turn * mirror0 - turn.conj() * F0) + c * free
     return State(F=F, Z=torch.cat([Z, *bound]))
 
 

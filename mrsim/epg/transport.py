@@ -117,9 +117,10 @@ def wash_out(
     tensor([0.4000])
     """
     speed = v.abs() if v.ndim == 0 else (v * v).sum().sqrt()
-    w = (time * speed / thickness).clamp(max=1.0)
+    # with an axis: a constant and a 0-d float32 dual make a float64 tangent
+    w = (time * speed / thickness)[None].clamp(max=1.0)
     Z = state.Z * (1 - w)
-    fresh = (w * M0)[..., None]
+    fresh = w * M0[..., None]
     return State(F=state.F * (1 - w), Z=torch.cat([Z[..., :1] + fresh, Z[..., 1:]], -1))
 
 
