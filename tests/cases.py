@@ -131,21 +131,20 @@ IRRADIATED = _mixed(
     offset=4000 + 300 * _ROWS,
 )
 BRIEF = epg.Program(
-    flip=_angles(0, 100, 60, 50),
-    duration=[4 * ms, 5 * ms, 6 * ms, 3 * ms],
-    phase=[0.0, 0.1, 0.4, 0.9],
-    demod=[0.0, 0.2, -0.1, 0.3],
-    efficiency=[0.97, 0.96, 0.95, 0.94],
+    flip=_angles(0, 100, 60),
+    duration=[4 * ms, 5 * ms, 6 * ms],
+    phase=[0.0, 0.1, 0.4],
+    demod=[0.0, 0.2, -0.1],
+    efficiency=[0.97, 0.96, 0.95],
     moment=[25.0],
     thickness=3.0,
-    saturation=[0.05, 0.06, 0.07, 0.08],
-    power=[3e4, 2e4, 1e4, 4e4],
-    offset=[4000.0, 4300.0, 5000.0, 3500.0],
+    saturation=[0.05, 0.06, 0.07],
+    power=[3e4, 2e4, 1e4],
+    offset=[4000.0, 4300.0, 5000.0],
     layout=(
         epg.Event(invert=True),
         epg.Event(pulse=True, shift=1, read=True),
-        epg.Event(pulse=True, shift=-2, read=True, dual=True),
-        epg.Event(pulse=True, shift=1, read=True),
+        epg.Event(pulse=True, shift=-1, read=True, dual=True),
     ),
 )
 IRRADIATED = replace(
