@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from mrsim._check import check_floats, check_shapes, concrete
-from mrsim.epg.blocks import Train
+from mrsim.epg.blocks import PULSES, Train
 from mrsim.tissue import Tissue
 from mrsim.tree import fields
 
@@ -28,7 +28,7 @@ def check_sequence(where: str, seq: Any, **shapes: str) -> dict[str, int]:
     """
     names = [f.name for f in fields(seq) if not f.metadata.get("static")]
     check_floats(where, **{n: getattr(seq, n) for n in names})
-    later = ("moment", "saturation", "power", "offset")  # `attach` knows their axes
+    later = ("moment", *PULSES)  # `attach` knows their axes
     wanted = shapes | {n: "" for n in names if n not in (*shapes, *later)}
     for name, axes in wanted.items():
         scalar = axes.endswith("?") and getattr(getattr(seq, name), "ndim", 0) == 0

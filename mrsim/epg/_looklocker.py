@@ -2,11 +2,10 @@
 
 from torch import Tensor
 
-from mrsim.epg._checks import check_fits, check_sequence, check_whole
+from mrsim.epg._checks import check_sequence, check_whole
+from mrsim.epg._inverted import inverted_train
 from mrsim.epg._playing import repeated
-from mrsim.epg._preparations import inversion
-from mrsim.epg._readouts import gre_readout
-from mrsim.epg.blocks import Train, attach, concat, wait
+from mrsim.epg.blocks import Train
 from mrsim.epg.program import Program
 from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record, static
@@ -77,15 +76,5 @@ def look_locker_program(seq: LookLocker) -> Program:
     check_sequence(where, seq)
     check_whole(where, "pulses", seq.pulses)
     flips = seq.flip.expand(seq.pulses)
-    train = gre_readout(flips, seq.TR, seq.TE, shift=0, spoil=True)
-    made = concat(inversion(seq.TI, seq.efficiency), train)
-    if seq.cycle is not None:
-        rest = seq.cycle - seq.TI - seq.pulses * seq.TR
-        check_fits(where, "the pulses end after the cycle", rest)
-        made = concat(made, wait(rest))
-    elif seq.repeats != 1:
-        raise ValueError(
-            f"{where}: {seq.repeats} repeats need the time from inversion to"
-            f" inversion; give cycle [s]"
-        )
-    return attach(where, made, seq)
+    late = "the pulses end after the cycle"
+    return inverted_train(where, seq, flips, seq.TE, seq.TI, late)

@@ -2,11 +2,10 @@
 
 from torch import Tensor
 
-from mrsim.epg._checks import check_fits, check_sequence
+from mrsim.epg._checks import check_sequence
+from mrsim.epg._inverted import before_train, inverted_train
 from mrsim.epg._playing import repeated
-from mrsim.epg._preparations import inversion
-from mrsim.epg._readouts import gre_readout
-from mrsim.epg.blocks import Train, attach, concat, wait
+from mrsim.epg.blocks import Train
 from mrsim.epg.program import Program
 from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record, static
@@ -78,24 +77,6 @@ def memprage_program(seq: MEMPRAGE) -> Program:
     """
     where = "epg.memprage"
     shots = check_sequence(where, seq, flip="shot", TE="echo")["shot"]
-    if seq.centre not in range(shots):
-        raise ValueError(
-            f"{where}: centre must be one of the {shots} shots, 0 to {shots - 1},"
-            f" got {seq.centre!r}"
-        )
-    before = seq.TI - seq.centre * seq.TR
-    check_fits(where, "TI is shorter than centre·TR", before)
-    made = concat(
-        inversion(before, seq.efficiency),
-        gre_readout(seq.flip, seq.TR, seq.TE[None], shift=0, spoil=True),
-    )
-    if seq.cycle is not None:
-        after = seq.cycle - before - shots * seq.TR
-        check_fits(where, "the train ends after the cycle", after)
-        made = concat(made, wait(after))
-    elif seq.repeats != 1:
-        raise ValueError(
-            f"{where}: {seq.repeats} repeats need the time from inversion to"
-            f" inversion; give cycle [s]"
-        )
-    return attach(where, made, seq)
+    before = before_train(where, seq, shots)
+    late = "the train ends after the cycle"
+    return inverted_train(where, seq, seq.flip, seq.TE[None], before, late)

@@ -39,20 +39,14 @@ from torch import Tensor
 
 from mrsim._check import check_floats, concrete
 from mrsim.epg.program import Event, Layout, Program
-from mrsim.tree import neutral, record, replace
+from mrsim.tree import fields, neutral, record, replace
 
-_NEUTRAL = {
-    "flip": 0.0,
-    "duration": 0.0,
-    "phase": 0.0,
-    "demod": 0.0,
-    "efficiency": 1.0,
-    "moment": 0.0,
-    "saturation": 0.0,
-    "power": 0.0,
-    "offset": 0.0,
+_NEUTRAL: dict[str, float] = {"flip": 0.0, "duration": 0.0} | {
+    f.name: f.metadata["neutral"]
+    for f in fields(Program)
+    if f.metadata.get("like") == "flip"
 }
-_PULSES = ("saturation", "power", "offset")
+PULSES = ("saturation", "power", "offset")
 
 
 @record
@@ -240,7 +234,7 @@ def attach(where: str, program: Program, seq: Any) -> Program:
                 f" {tuple(moment.shape)}; it is the wave vector of one shift [rad/mm]"
             )
         made["moment"] = moment[None]
-    for name in _PULSES:
+    for name in PULSES:
         value = getattr(seq, name)
         if value is not None:
             made[name] = _spread(where, name, value, program.layout)

@@ -37,7 +37,7 @@ def attenuated(
             made.append(None)
             continue
         orders = knot.orders
-        if isinstance(orders, range) and plan.kinds.count(kind) > 1:
+        if isinstance(orders, range) and kind in plan.shared:
             if (kind, which) not in known:
                 top = max(max(k.orders, default=0) for k in plan.knots)
                 known[kind, which] = _factor(

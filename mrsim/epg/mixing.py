@@ -7,9 +7,9 @@ from mrsim.epg.inputs import checked
 from mrsim.epg.operators import precess, split
 from mrsim.epg.pools import (
     Pools,
+    equilibrium as at_rest,
     exponential,
     longitudinal,
-    shares,
     stacked,
     transverse,
 )
@@ -149,7 +149,5 @@ def _pools(tissue: Tissue) -> tuple[dict[str, Tensor], Pools]:
 def _at_rest(tissue: Tissue) -> tuple[Tensor, int | None]:
     """Return M0 of every component, and how many are free pools."""
     x, pools = _pools(tissue)
-    found = shares(pools, x)
-    found += [torch.zeros_like(f) for f in found[pools.free :]] * pools.dipolar
-    M = torch.cat(found) if pools.count > 1 else found[0][0]
-    return (M if tissue.M0 is None else M * tissue.M0), pools.free
+    M = at_rest(pools, x)
+    return (M if pools.count > 1 else M[0]), pools.free

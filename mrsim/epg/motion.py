@@ -10,6 +10,7 @@ are sums over the rows of an interval.
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +37,29 @@ def _index(rows: Sequence[int], like: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=torch.long).to(like.device)
 
 
-def losses(plan: Plan, x: Mapping[str, Tensor]) -> dict[tuple[int, int], Tensor]:
+class Motion(NamedTuple):
+    """What each row's wait adds to the exponents, for each unit of the axes."""
+
+    loss: dict[tuple[int, int], Tensor]  # (event, *batch) of axes i ≤ j
+    turn: dict[int, Tensor]  # (event, *batch) of axis i
+
+
+def motion(plan: Plan, x: Mapping[str, Tensor]) -> Motion:
+    """Return what diffusion and flow do in every row; empty where there is none.
+
+    Args:
+        plan: the plan.
+        x: the tensors by name.
+
+    Returns:
+        Both, by axes.
+    """
+    if "moment" not in x:
+        return Motion({}, {})
+    return Motion(_losses(plan, x), _turns(plan, x))
+
+
+def _losses(plan: Plan, x: Mapping[str, Tensor]) -> dict[tuple[int, int], Tensor]:
     """Return t·(wave vectors of axes i ≤ j)·D for each row: (event, *batch)."""
     if "D" not in x:
         return {}
@@ -59,9 +82,9 @@ def losses(plan: Plan, x: Mapping[str, Tensor]) -> dict[tuple[int, int], Tensor]
     return found
 
 
-def turns(plan: Plan, x: Mapping[str, Tensor]) -> dict[int, Tensor]:
+def _turns(plan: Plan, x: Mapping[str, Tensor]) -> dict[int, Tensor]:
     """Return t·(wave vector of axis i)·v for each row: (event, *batch)."""
-    if "v" not in x or "moment" not in x:
+    if "v" not in x:
         return {}
     v = x["v"]
     scalar = v.shape[0] == 1
@@ -90,23 +113,23 @@ def _sum(terms: Iterable[Tensor]) -> Tensor:
     return first
 
 
-def coefficients(plan: Plan, x: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def coefficients(plan: Plan, moved: Motion, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return the polynomials of every kind of interval.
 
     Args:
         plan: the plan.
-        x: the tensors by name.
+        moved: what each row adds.
+        like: (event, *batch) any tensor, for what is empty.
 
     Returns:
         Loss (kind, 1 + axes + axes², *batch) and turn (kind, 1 + axes, *batch):
         constant, linear and quadratic coefficients; empty where there is none.
     """
-    waits = [_waits(plan.axes, k.rows) for k in _first_of_kind(plan)]
-    loss, turn = losses(plan, x), turns(plan, x)
-    none = x["duration"][:0]
+    waits = [_waits(plan.axes, plan.knots[j].rows) for j in plan.firsts]
+    none = like[:0]
     return (
-        _losses_of(waits, loss, plan.axes.space) if loss else none,
-        _turns_of(waits, turn) if turn else none,
+        _losses_of(waits, moved.loss, plan.axes.space) if moved.loss else none,
+        _turns_of(waits, moved.turn) if moved.turn else none,
     )
 
 
@@ -151,13 +174,6 @@ def _turns_of(waits: list[list[Wait]], turn: dict[int, Tensor]) -> Tensor:
     return torch.stack(torch.broadcast_tensors(_sum(const), *lin), 1)
 
 
-def _first_of_kind(plan: Plan) -> list[Knot]:
-    known: dict[int, Knot] = {}
-    for kind, knot in zip(plan.kinds, plan.knots, strict=True):
-        known.setdefault(kind, knot)
-    return [known[kind] for kind in range(len(known))]
-
-
 def _waits(axes: Axes, rows: Sequence[int]) -> list[Wait]:
     """Return of each row: orders still to come when it starts, and its own shift."""
     left = sum(axes.shifts[r] for r in rows)
@@ -169,13 +185,13 @@ def _waits(axes: Axes, rows: Sequence[int]) -> list[Wait]:
 
 
 def at_readings(
-    plan: Plan, x: Mapping[str, Tensor], found: Sequence[tuple[Knot, Reading]]
+    plan: Plan, moved: Motion, found: Sequence[tuple[Knot, Reading]]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the exponents of loss and turn that each reading gathers.
 
     Args:
         plan: the plan.
-        x: the tensors by name.
+        moved: what each row adds.
         found: the readings.
 
     Returns:
@@ -191,11 +207,11 @@ def at_readings(
         starts.append(waits)
     loss = [
         weighted([[(r, _form(i, j, k, s)) for r, k, s in w] for w in starts], q)
-        for (i, j), q in losses(plan, x).items()
+        for (i, j), q in moved.loss.items()
     ]
     turn = [
         weighted([[(r, k[i] + s[i] / 2) for r, k, s in w] for w in starts], u)
-        for i, u in turns(plan, x).items()
+        for i, u in moved.turn.items()
     ]
     return (_sum(loss) if loss else None), (_sum(turn) if turn else None)
 

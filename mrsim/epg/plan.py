@@ -9,6 +9,7 @@ only through phases that are no multiples of 90°. If one part alone is alive at
 pulse, the program runs in real arithmetic.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache, reduce
 from operator import or_
@@ -83,6 +84,8 @@ class Plan(NamedTuple):
     real: bool
     axes: Axes  # what an order means
     kinds: tuple[int, ...]  # of each interval; those of one kind have equal waits
+    firsts: tuple[int, ...]  # the first interval of each kind
+    shared: frozenset[int]  # kinds of more than one interval
     slots: int  # readings of the program
 
 
@@ -116,17 +119,27 @@ def make_plan(
     """
     cut = spans(layout, axes.shifts, final)
     kinds = _kinds(cut, axes, clock)
-    slots = sum(event.read for event in layout)
+    firsts: dict[int, int] = {}
+    for j, kind in enumerate(kinds):
+        firsts.setdefault(kind, j)
+    plan = Plan(
+        knots=(),
+        real=False,
+        axes=axes,
+        kinds=kinds,
+        firsts=tuple(firsts.values()),
+        shared=frozenset(k for k, n in Counter(kinds).items() if n > 1),
+        slots=sum(event.read for event in layout),
+    )
     if init is not None and states is not None:
         init = min(init, states - 1)
     if quadrants and init is None and not final:
         before, after = alive(cut, 2, states, init, axes)
         if all(_one_part(b, a) for b, a in zip(before, after, strict=True)):
             knots = _knots(cut, before, after, states, axes, real=True)
-            return Plan(knots, real=True, axes=axes, kinds=kinds, slots=slots)
+            return plan._replace(knots=knots, real=True)
     before, after = alive(cut, 1, states, init, axes)
-    knots = _knots(cut, before, after, states, axes, real=False)
-    return Plan(knots, real=False, axes=axes, kinds=kinds, slots=slots)
+    return plan._replace(knots=_knots(cut, before, after, states, axes, real=False))
 
 
 def _kinds(

@@ -55,6 +55,14 @@ def shares(pools: Pools, x: Mapping[str, Tensor]) -> list[Tensor]:
     return [first, *others]
 
 
+def equilibrium(pools: Pools, x: Mapping[str, Tensor]) -> Tensor:
+    """Return M0 of each pool, and no dipolar order: (pool, *batch)."""
+    found = shares(pools, x)
+    found += [torch.zeros_like(f) for f in found[pools.free :]] * pools.dipolar
+    made = torch.cat(torch.broadcast_tensors(*found))
+    return made * x["M0"] if "M0" in x else made
+
+
 def rates(pools: Pools, x: Mapping[str, Tensor]) -> list[tuple[int, int, Tensor]]:
     """Return (from, to, rate [1/s]) of every exchange, both ways."""
     f = shares(pools, x)

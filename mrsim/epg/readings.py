@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from mrsim.epg.apart import at_reading
-from mrsim.epg.motion import at_readings, weighted
+from mrsim.epg.motion import Motion, at_readings, weighted
 from mrsim.epg.plan import OTHER, Knot, Plan, Reading
 from mrsim.epg.pools import Pools, exponential, stacked, transverse
 from mrsim.epg.rows import angle_of, column, index, left_of, phase_of, totals
 
 
 def make_readings(
-    plan: Plan, pools: Pools, x: Mapping[str, Tensor], substeps: int
+    plan: Plan, pools: Pools, x: Mapping[str, Tensor], moved: Motion, substeps: int
 ) -> Tensor:
     """Return the decay and phase that each reading gathers since the last pulse."""
     like = x["duration"]
@@ -26,9 +26,7 @@ def make_readings(
     else:
         re, im = _gathered(pools, x, time)
     decay = _weight(plan, pairs, groups, x)
-    loss, turn = (
-        at_readings(plan, x, pairs) if "moment" in x and pairs else (None, None)
-    )
+    loss, turn = at_readings(plan, moved, pairs) if pairs else (None, None)
     if loss is not None:
         decay = torch.exp(-loss) if decay is None else decay * torch.exp(-loss)
     if decay is not None:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from mrsim.epg.apart import carriers
 from mrsim.epg.lineshape import absorption
-from mrsim.epg.motion import coefficients
+from mrsim.epg.motion import coefficients, motion
 from mrsim.epg.plan import Knot, Plan
 from mrsim.epg.pools import (
     Pools,
+    equilibrium,
     exponential,
     longitudinal,
-    shares,
     stacked,
     transverse,
 )
@@ -80,7 +80,7 @@ def make_steps(
     last, knots = plan.knots[:-1], plan.knots[1:]
     like = x["duration"]
     kinds = index(plan.kinds[:-1], like)
-    waits = [k.rows for k in _firsts(plan)]
+    waits = [plan.knots[j].rows for j in plan.firsts]
     time = totals(waits, like)
     left = left_of(waits, x)
     theta = x["flip"][index([max(k.row, 0) for k in knots], like)]
@@ -92,7 +92,8 @@ def make_steps(
     )
     none = like[:0]
     empty = {n: none for n in Steps._fields if n not in ("own", "start")}
-    loss, turn = coefficients(plan, x) if "moment" in x else (none, none)
+    moved = motion(plan, x)
+    loss, turn = coefficients(plan, moved, like)
     made = empty | {
         "H": c,
         "h": 0.5 * s,
@@ -100,7 +101,7 @@ def make_steps(
         "d": -2 * s,
         "loss": loss,
         "turn": turn,
-        "read": make_readings(plan, pools, x, substeps),
+        "read": make_readings(plan, pools, x, moved, substeps),
     }
     if plan.real:
         scale = scale * column([k.sign for k in knots], like)
@@ -122,11 +123,6 @@ def _lifted(x: dict[str, Tensor]) -> dict[str, Tensor]:
     # a constant times a 0-d float32 dual has a float64 tangent
     batch = x["T1"].ndim
     return {n: v[None] if v.ndim == batch else v for n, v in x.items()}
-
-
-def _firsts(plan: Plan) -> list[Knot]:
-    """Return the first knot whose interval is of each kind."""
-    return [plan.knots[plan.kinds.index(kind)] for kind in range(max(plan.kinds) + 1)]
 
 
 def _single(
@@ -169,7 +165,7 @@ def _pooled(
     UZ = stacked(exponential(longitudinal(pools, x), time)).movedim(2, 0)
     if left is not None:
         UT, UZ = UT * left[:, None, None], UZ * left[:, None, None]
-    rest = _equilibrium(pools, x)
+    rest = equilibrium(pools, x)
     UT, UZ = UT[kinds], UZ[kinds]
     grown = 2 * ((UZ * rest).sum(2) - rest)
     found = {"relax": UZ, "grown": grown}
@@ -187,14 +183,6 @@ def _pooled(
         "mix_re": scale * (c * UT.real - s * UT.imag),
         "mix_im": scale * (s * UT.real + c * UT.imag),
     }
-
-
-def _equilibrium(pools: Pools, x: dict[str, Tensor]) -> Tensor:
-    """Return M0 of each pool, and no dipolar order: (pool, *batch)."""
-    found = shares(pools, x)
-    found += [torch.zeros_like(f) for f in found[pools.free :]] * pools.dipolar
-    made = torch.cat(torch.broadcast_tensors(*found))
-    return made * x["M0"] if "M0" in x else made
 
 
 def _saturated(
@@ -254,7 +242,7 @@ def _start(plan: Plan, pools: Pools, x: dict[str, Tensor]) -> tuple[Tensor, ...]
             for n in ("P", "Q", "z")
         )
     if pools.count > 1:
-        zeta = -2 * _equilibrium(pools, x)
+        zeta = -2 * equilibrium(pools, x)
     else:
         zeta = -2 * (x["M0"] if "M0" in x else torch.ones_like(x["T1"]))
     zeta = zeta[:, None].expand(zeta.shape[0], 1, *batch)

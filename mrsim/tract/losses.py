@@ -185,8 +185,7 @@ def average_minimum(a: Tensor, count_a: Tensor, b: Tensor, count_b: Tensor) -> T
     >>> average_minimum(line, two, line + torch.tensor([0.0, 2.0, 0.0]), two)
     tensor(2.)
     """
-    (in_a, a), (in_b, b) = inside(a, count_a), inside(b, count_b)
-    apart = norm(a.unsqueeze(-2) - b.unsqueeze(-3))
+    in_a, in_b, apart = _apart(a, count_a, b, count_b)
     # vertices beyond the end lie on the first: they add no new minimum
     there = torch.where(in_a, apart.amin(-1), 0.0).sum(-1) / count_a
     back = torch.where(in_b, apart.amin(-2), 0.0).sum(-1) / count_b
@@ -205,9 +204,16 @@ def hausdorff(a: Tensor, count_a: Tensor, b: Tensor, count_b: Tensor) -> Tensor:
     Returns:
         () [mm].
     """
-    (_, a), (_, b) = inside(a, count_a), inside(b, count_b)
-    apart = norm(a.unsqueeze(-2) - b.unsqueeze(-3))
+    _, _, apart = _apart(a, count_a, b, count_b)
     return torch.maximum(apart.amin(-1).amax(-1), apart.amin(-2).amax(-1))
+
+
+def _apart(
+    a: Tensor, count_a: Tensor, b: Tensor, count_b: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which vertices exist, and the distance of every pair of vertices."""
+    (in_a, a), (in_b, b) = inside(a, count_a), inside(b, count_b)
+    return in_a, in_b, norm(a.unsqueeze(-2) - b.unsqueeze(-3))
 
 
 def bundle_distance(
