@@ -142,6 +142,8 @@ def _convert(self: Any) -> None:
         for f in fields(self)
         if not f.metadata.get("static")
     }
+    if all(v is None or isinstance(v, Tensor) for v in given.values()):
+        return
     typed = {n: _tensor(v, torch.empty(0)) for n, v in given.items() if _has_dtype(v)}
     first = next((v for v in typed.values() if v.is_floating_point()), torch.empty(0))
     bare = {n: v for n, v in given.items() if isinstance(v, float | list | tuple)}

@@ -68,7 +68,12 @@ from mrsim.epg.blocks import (
     silent as silent,
     wait as wait,
 )
-from mrsim.epg.engine import evolve as evolve, run as run
+from mrsim.epg.engine import (
+    engine_info as engine_info,
+    evolve as evolve,
+    run as run,
+)
+from mrsim.epg.kernels.choice import EngineInfo as EngineInfo, use_engine as use_engine
 from mrsim.epg.lineshape import absorption as absorption
 from mrsim.epg.mixing import exchange as exchange, rest as rest, saturate as saturate
 from mrsim.epg.operators import (

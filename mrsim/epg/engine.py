@@ -6,16 +6,27 @@ first and batch axes last, so that every vmap is one call on contiguous rows.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mrsim import _remat
+from mrsim import _native, _remat
 from mrsim.epg.inputs import checked
+from mrsim.epg.kernels.call import Physics
+from mrsim.epg.kernels.choice import (
+    EngineInfo,
+    missing,
+    obstacle,
+    physics_of,
+    wanted,
+)
+from mrsim.epg.kernels.fused import Job, fused
+from mrsim.epg.kernels.table import make_table
 from mrsim.epg.labels import make_axes
 from mrsim.epg.plan import Plan, make_plan
 from mrsim.epg.pools import Pools
-from mrsim.epg.program import Program
+from mrsim.epg.program import Layout, Program
 from mrsim.epg.state import State
 from mrsim.epg.steps import Steps, make_steps
 from mrsim.epg.walk import walk
@@ -73,17 +84,49 @@ def evolve(
     return signal, State(F=F[0] if one else F, Z=z[0] if one else z)
 
 
-def _simulate(
-    tissue: Tissue, program: Program, init: State | None, final: bool
-) -> tuple[Tensor, Sequence[Tensor]]:
+def engine_info(
+    tissue: Tissue | None = None, program: Program | None = None
+) -> EngineInfo:
+    """Say which path simulations run on, and why.
+
+    Args:
+        tissue: a voxel, to ask about its simulation.
+        program: its sequence.
+
+    Returns:
+        The path, "fused" for the compiled kernel and "torch" for plain torch, and the
+        reason.
+
+    Raises:
+        ValueError: one of the two is missing.
+
+    >>> from mrsim import epg
+    >>> epg.engine_info().path in ("fused", "torch")
+    True
+    """
+    if (tissue is None) != (program is None):
+        raise ValueError("epg.engine_info: give a tissue and a program, or neither")
+    if tissue is None or program is None:
+        why = "the torch path was asked for" if wanted() == "torch" else ""
+        why = why or missing(Physics(double=False, parts=1))
+    else:
+        asked = _ask(tissue, program, None, final=False)
+        why = obstacle(asked.plan, asked.pools, asked.fields)
+    if why:
+        return EngineInfo("torch", why)
+    return EngineInfo("fused", f"compiled for this CPU, kept in {_native.cache()}")
+
+
+class _Asked(NamedTuple):
+    plan: Plan
+    pools: Pools
+    fields: dict[str, Tensor]  # that are present
+    clock: tuple[int, ...] | None  # which the plan was made with
+
+
+def _ask(tissue: Tissue, program: Program, init: State | None, final: bool) -> _Asked:
     fields, pools = checked("epg.run", tissue, program)
     layout, clock = program.layout, program.clock
-    axes = make_axes(layout, clock, tissue.T2p is not None)
-    if axes.sizes and (final or init is not None):
-        raise ValueError(
-            "epg.run: states can be handed over where orders lie along one axis and"
-            " without T2p; simulate the whole program in one"
-        )
     orders = None
     if init is not None:
         fields |= _init_fields(init, program.flip, pools)
@@ -91,13 +134,84 @@ def _simulate(
     angles = program.phase, program.demod, tissue.df, tissue.v
     quadrants = all(v is None for v in angles) and not (pools.shifted or pools.apart)
     shared = clock if program.moment is None or len(program.moment) == 1 else None
-    plan = make_plan(layout, axes, shared, quadrants, program.states, orders, final)
+    timed = tissue.T2p is not None
+    rest = timed, clock, shared, quadrants, program.states, orders, final
+    known = _plans.get((id(layout), *rest))
+    if known is None or known[0] is not layout:  # a layout's own hash takes long
+        if len(_plans) > 256:
+            _plans.clear()
+        known = _plans[id(layout), *rest] = layout, _planned(layout, *rest)
+    plan = known[1]
     present = {n: v for n, v in fields.items() if v is not None}
+    return _Asked(plan, pools, present, shared)
+
+
+_plans: dict[Any, tuple[Layout, Plan]] = {}
+
+
+def _planned(
+    layout: Layout,
+    timed: bool,
+    clock: tuple[int, ...] | None,
+    shared: tuple[int, ...] | None,
+    quadrants: bool,
+    states: int | None,
+    init: int | None,
+    final: bool,
+) -> Plan:
+    axes = make_axes(layout, clock, timed)
+    if axes.sizes and (final or init is not None):
+        raise ValueError(
+            "epg.run: states can be handed over where orders lie along one axis and"
+            " without T2p; simulate the whole program in one"
+        )
+    return make_plan(layout, axes, shared, quadrants, states, init, final)
+
+
+def _simulate(
+    tissue: Tissue, program: Program, init: State | None, final: bool
+) -> tuple[Tensor, Sequence[Tensor]]:
+    plan, pools, present, shared = _ask(tissue, program, init, final)
+    if not obstacle(plan, pools, present):
+        return fused(_job(plan, shared, pools, present), *present.values()), ()
     names, substeps = tuple(present), program.substeps or 1
     value, push = (partial(f, plan, pools, names, substeps) for f in (_value, _push))
     segment = _remat.Segment(value, len(present), trailing=True, push=push)
     re, im, *state = _remat.apply(segment, *(v.contiguous() for v in present.values()))
     return torch.complex(re, im), state
+
+
+def _job(
+    plan: Plan,
+    clock: tuple[int, ...] | None,
+    pools: Pools,
+    present: dict[str, Tensor],
+) -> Job:
+    """Return a simulation for the fused path, with its reference in torch."""
+    names = tuple(present)
+    key = id(plan), clock is None, pools, names, present["T1"].dtype
+    found = _jobs.get(key)
+    if found is None or found.plan is not plan:
+        physics = physics_of(plan, pools, present)
+        f, push = (
+            partial(_complex, partial(g, plan, pools, names, 1))
+            for g in (_value, _push)
+        )
+        reference = _remat.Segment(f, len(names), trailing=True, push=push)
+        table = make_table(plan, clock, physics.motion)
+        found = Job(plan, table, pools, names, physics, reference)
+        if len(_jobs) > 256:
+            _jobs.clear()
+        _jobs[key] = found
+    return found
+
+
+_jobs: dict[Any, Job] = {}
+
+
+def _complex(f: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> Tensor:
+    re, im = f(*tensors)
+    return torch.complex(re, im)
 
 
 def _init_fields(init: State, like: Tensor, pools: Pools) -> dict[str, Tensor]:

@@ -95,10 +95,11 @@ def _check_clock(where: str, program: Program, clock: tuple[int, ...]) -> None:
         )
     if not concrete(program.duration):
         return
+    times = program.duration.tolist()
+    if len(set(times)) < 2:
+        return
     first: dict[int, float] = {}
-    for row, (name, time) in enumerate(
-        zip(clock, program.duration.tolist(), strict=True)
-    ):
+    for row, (name, time) in enumerate(zip(clock, times, strict=True)):
         if first.setdefault(name, time) != time:
             raise ValueError(
                 f"{where}: rows of clock class {name} last {first[name]:g} s and, in"
@@ -243,6 +244,8 @@ def _check_motion(where: str, tissue: Tissue, program: Program, pools: Pools) ->
             f"{where}: {' and '.join(given)} act through the gradients, and the program"
             f" has none; give program.moment, the wave vector [rad/mm] of one shift"
         )
+    if not given and tissue.T2p is None and program.states is None:
+        return
     vector = any(isinstance(event.shift, tuple) for event in program.layout)
     directed = vector or (program.moment is not None and program.moment.ndim == 2)
     for name, shape in (("D", (3, 3)), ("v", (3,))):

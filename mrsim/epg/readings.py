@@ -24,7 +24,7 @@ def make_readings(
         made = [at_reading(plan, pools, x, r.rows, r.order, substeps) for _, r in pairs]
         re, im = torch.stack(made).real, torch.stack(made).imag
     else:
-        re, im = _gathered(pools, x, time)
+        re, im = gathered(pools, x, time)
     decay = _weight(plan, pairs, groups, x)
     loss, turn = at_readings(plan, moved, pairs) if pairs else (None, None)
     if loss is not None:
@@ -54,7 +54,7 @@ def make_readings(
     return torch.cat([torch.stack([c, -sign * s], 1), torch.stack([s, sign * c], 1)])
 
 
-def _gathered(
+def gathered(
     pools: Pools, x: Mapping[str, Tensor], time: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Return what a unit of F in each pool adds to the signal after a time."""

@@ -76,7 +76,7 @@ def make_steps(
     Returns:
         The coefficients.
     """
-    x = _lifted(dict(zip(names, tensors, strict=True)))
+    x = lifted(dict(zip(names, tensors, strict=True)))
     last, knots = plan.knots[:-1], plan.knots[1:]
     like = x["duration"]
     kinds = index(plan.kinds[:-1], like)
@@ -111,14 +111,14 @@ def make_steps(
         angle = angle_of(turns, time[kinds], x) + phase_of(last, x) - phase_of(knots, x)
     if pools.count > 1:
         made |= _pooled(pools, x, time, left, kinds, scale, angle)
-        made |= _saturated(pools, knots, x)
+        made |= saturated(pools, knots, x)
     else:
         made |= _single(knots, x, time[kinds], left, kinds, scale, angle, made)
     own = carriers(plan, pools, x, substeps) if pools.apart else ()
     return Steps(**made, own=own, start=_start(plan, pools, x))
 
 
-def _lifted(x: dict[str, Tensor]) -> dict[str, Tensor]:
+def lifted(x: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give what has no axis of its own an axis of 1, to meet rows."""
     # a constant times a 0-d float32 dual has a float64 tangent
     batch = x["T1"].ndim
@@ -185,7 +185,7 @@ def _pooled(
     }
 
 
-def _saturated(
+def saturated(
     pools: Pools, knots: Sequence[Knot], x: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return what each pulse does to bound pools and their dipolar order."""

@@ -7,23 +7,15 @@ peak. The terms of ∇²F are written out for the degree.
 
 import ctypes
 import functools
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mrsim import _native
 from mrsim.tract import peak
 from mrsim.tract.polynomial import degree, terms
-
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math")
-_FLAGS += ("-ffp-contract=fast", "-shared", "-fPIC", "-std=c++17")
 
 _SOURCE = r"""
 #include <cmath>
@@ -172,22 +164,13 @@ def look(
 @functools.cache
 def _library(L: int) -> Callable[..., Any]:
     """Compile the kernel for a degree."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
+    made = _native.library({"look.cpp": _written(L)}, "look.cpp", "-O3")
+    if isinstance(made, str):
         raise RuntimeError(
-            "tract: compiled=True needs a C++ compiler (g++, clang++ or $CXX) and found"
-            " none; install one, or leave compiled=False"
+            f"tract: compiled=True needs a working C++ compiler (g++, clang++ or $CXX),"
+            f" but {made}; install one, or leave compiled=False"
         )
-    source = _written(L)
-    name = hashlib.sha256(source.encode()).hexdigest()[:16]
-    folder = Path(tempfile.mkdtemp(prefix="mrsim-"))
-    path, library = folder / f"{name}.cpp", folder / f"{name}.so"
-    path.write_text(source)
-    command = [compiler, *_FLAGS, str(path), "-o", str(library)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise RuntimeError(f"tract: {' '.join(command)} failed:\n{made.stderr}")
-    return ctypes.CDLL(str(library)).look
+    return made.look
 
 
 def _written(L: int) -> str:

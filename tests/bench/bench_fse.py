@@ -6,15 +6,13 @@ without which its rows are left out.
 """
 
 import argparse
-import importlib.util
 import json
-import statistics
-import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from peers import Task, contenders
+from timing import interleaved
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -34,8 +32,8 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     train = epg.FSE(flip=torch.rand(ECHOES) * 2 + 1, esp=5 * ms)
-    times = _interleaved(_contenders(train, args.spins), args.rounds)
-    one = _interleaved(_one_spin(train), 5 * args.rounds)
+    times = interleaved(_contenders(train, args.spins), args.rounds, 1e9)
+    one = interleaved(_one_spin(train), 5 * args.rounds, 1e9)
     print(json.dumps(_report(times, one, args.spins), indent=2))
 
 
@@ -56,8 +54,10 @@ def _contenders(train: epg.FSE, count: int) -> dict[str, Callable[[], Any]]:
             few, train.flip, train.esp
         ),
     }
-    if importlib.util.find_spec("blochsim"):
-        made |= _peer(train, tissue)
+    task = Task("fse", train.flip, 5e-3, tissue.T1, tissue.T2, tissue.B1, None)
+    for name, kind in (("", task), ("_played_once", task._replace(plays=1))):
+        for peer, run in contenders(kind, ("blochsim",))[0].items():
+            made[f"{peer}_10_states{name}"] = run
     return made
 
 
@@ -66,28 +66,6 @@ def _one_spin(train: epg.FSE) -> dict[str, Callable[[], Any]]:
     return {
         "forward": lambda: epg.fse(tissue, train),
         "jac_T2": lambda: mrsim.jac(epg.fse, "T2")(tissue, train),
-    }
-
-
-def _peer(train: epg.FSE, tissue: Tissue) -> dict[str, Callable[[], Any]]:
-    """The compiled peer at its default of 10 states, as shipped and playing once."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import blochsim
-
-    def play(**options: Any) -> Any:
-        return blochsim.fse_sim(
-            torch.rad2deg(train.flip),
-            5.0,
-            1e3 * tissue.T1,
-            1e3 * tissue.T2,
-            B1=tissue.B1,
-            **options,
-        )
-
-    return {
-        "blochsim_10_states": play,
-        "blochsim_10_states_played_once": lambda: play(repetitions=1),
     }
 
 
@@ -138,20 +116,6 @@ def _dephase(state: Tensor) -> Tensor:
     return torch.stack(
         [torch.cat([Q[1:2].conj(), F[:-1]]), torch.cat([Q[1:], edge]), Z]
     )
-
-
-def _interleaved(
-    contenders: dict[str, Callable[[], Any]], rounds: int
-) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for call in contenders.values():
-        call()
-    for _ in range(rounds):
-        for name, call in contenders.items():
-            start = time.process_time()
-            call()
-            times[name].append(time.process_time() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
 
 
 def _report(

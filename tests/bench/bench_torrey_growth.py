@@ -1,0 +1,157 @@
+"""How cost grows with degrees of freedom, modes and signals, and error with mesh size.
+
+Run ``python tests/bench/bench_torrey_growth.py [--picture FILE] [--finest UM]``: it
+prints JSON of CPU seconds of one thread, medians, with the fitted powers, and draws
+them with the convergence of P1 meshes to the analytic sphere.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.func import grad
+
+from mrsim import torrey
+
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(1)
+WATER = torrey.Water(D=torch.tensor([2e-3]))
+PAIR = torrey.PGSE(q=1.2e5, direction=[1.0, 0, 0], delta=5e-3, Delta=1.5e-2)
+RADIUS = 5e-3
+
+
+def seconds(run: Callable[[], Any], rounds: int) -> float:
+    """Return the median CPU time of a run, after one that warms up."""
+    run()
+    times = []
+    for _ in range(rounds):
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return statistics.median(times)
+
+
+def power(x: list[float], y: list[float]) -> float:
+    """Return the exponent of y ∝ x^p by least squares."""
+    rows = [(math.log(a), math.log(b)) for a, b in zip(x, y, strict=True)]
+    mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    top = sum((a - mean[0]) * (b - mean[1]) for a, b in rows)
+    return top / sum((a - mean[0]) ** 2 for a, _ in rows)
+
+
+def modes_of(mesh: Any, count: int) -> torrey.Basis:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a cut that completes a group of modes
+        return torrey.laplace(*mesh, WATER, modes=count, method="sparse")
+
+
+def with_nodes(sizes: list[float], rounds: int) -> dict[str, Any]:
+    """Measure every stage on finer and finer spheres."""
+    exact = torrey.analytic(torrey.Sphere(radius=RADIUS), WATER, PAIR)
+    made: dict[str, list[float]] = {
+        n: [] for n in ("size_um", "dofs", "modes", "gradient", "steps", "error")
+    }
+    for size in sizes:
+        nodes, topology = mesh = torrey.mesh_sphere(RADIUS, size=size * 1e-3)
+
+        def loss(points: torch.Tensor, topology: Any = topology) -> torch.Tensor:
+            basis = modes_of((torrey.Nodes(points=points), topology), 48)
+            return torrey.signal(basis, PAIR).real
+
+        steps = torrey.count_steps(PAIR, 1e-4)
+        slope = grad(loss)
+        made["size_um"].append(size)
+        made["dofs"].append(len(topology.home))
+        made["modes"].append(seconds(lambda m=mesh: modes_of(m, 48), rounds))
+        made["gradient"].append(seconds(lambda f=slope, p=nodes.points: f(p), rounds))
+        stepped = torrey.stepped(*mesh, WATER, PAIR, steps)
+        made["error"].append(float((stepped - exact).abs()))
+        made["steps"].append(
+            seconds(lambda m=mesh, s=steps: torrey.stepped(*m, WATER, PAIR, s), rounds)
+        )
+    powers = {n: power(made["dofs"], made[n]) for n in ("modes", "gradient", "steps")}
+    return {**made, "powers": powers, "order": power(made["size_um"], made["error"])}
+
+
+def with_modes(counts: list[int], rounds: int) -> dict[str, Any]:
+    """Measure one signal with more and more modes."""
+    mesh = torrey.mesh_sphere(RADIUS, size=0.9e-3)
+    bases = [modes_of(mesh, n) for n in counts]
+    kept = [len(b.decay) for b in bases]
+    spent = [seconds(lambda b=b: torrey.signal(b, PAIR), rounds) for b in bases]
+    return {
+        "modes": kept,
+        "signal": spent,
+        "power": power(list(map(float, kept)), spent),
+    }
+
+
+def with_signals(counts: list[int], rounds: int) -> dict[str, Any]:
+    """Measure more and more directions at once."""
+    basis = modes_of(torrey.mesh_sphere(RADIUS, size=1.2e-3), 48)
+    spent = []
+    for n in counts:
+        pairs = torrey.shells(PAIR, [1000.0], torrey.directions(n))
+        spent.append(seconds(lambda p=pairs: torrey.signals(basis, p), rounds))
+    return {
+        "signals": counts,
+        "all": spent,
+        "power": power(list(map(float, counts)), spent),
+    }
+
+
+def draw(report: dict[str, Any], file: str) -> None:
+    """Plot the report on logarithmic axes."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 4, figsize=(15, 3.6), layout="constrained")
+    nodes, modes, signals = (report[n] for n in ("nodes", "modes", "signals"))
+    for name, p in nodes["powers"].items():
+        axes[0].loglog(nodes["dofs"], nodes[name], "o-", label=f"{name} ∝ n^{p:.2f}")
+    axes[0].set(xlabel="degrees of freedom", ylabel="CPU time [s]")
+    axes[0].legend()
+    label = f"∝ N^{modes['power']:.2f}"
+    axes[1].loglog(modes["modes"], modes["signal"], "o-", label=label)
+    axes[1].set(xlabel="modes", ylabel="one signal [s]")
+    axes[1].legend()
+    label = f"∝ S^{signals['power']:.2f}"
+    axes[2].loglog(signals["signals"], signals["all"], "o-", label=label)
+    axes[2].set(xlabel="signals", ylabel="all signals [s]")
+    axes[2].legend()
+    label = f"∝ h^{nodes['order']:.2f}"
+    axes[3].loglog(nodes["size_um"], nodes["error"], "o-", label=label)
+    axes[3].set(xlabel="edge of elements [µm]", ylabel="|mesh − analytic sphere|")
+    axes[3].legend()
+    for panel in axes:
+        panel.minorticks_off()
+    figure.savefig(file, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--picture")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--finest", type=float, default=0.6, help="edges [µm]")
+    given = parser.parse_args()
+    sizes = [s for s in (2.0, 1.4, 1.0, 0.7, 0.6, 0.5, 0.4) if s >= given.finest]
+    report = {
+        "nodes": with_nodes(sizes, given.rounds),
+        "modes": with_modes([16, 32, 64, 128, 256], given.rounds),
+        "signals": with_signals([8, 32, 128, 512], given.rounds),
+    }
+    print(json.dumps(report, indent=1))
+    if given.picture:
+        draw(report, given.picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The spins and trains of `bench_engine.py`, and how cost grows."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.func import vmap
+
+import mrsim
+from mrsim import Exchange, Tissue, epg
+from mrsim.tree import replace
+
+ECHOES, SPINS = 96, 2000
+
+
+def spins(count: int) -> Tissue:
+    g = torch.Generator().manual_seed(count)
+    u = torch.rand(3, count, generator=g)
+    return Tissue(T1=u[0] + 0.5, T2=u[1] * 0.1 + 0.03, B1=u[2] * 0.2 + 0.9)
+
+
+def train(echoes: int = ECHOES) -> epg.FSE:
+    flip = torch.rand(echoes, generator=torch.Generator().manual_seed(1)) * 2 + 1
+    return epg.FSE(flip=flip, esp=torch.tensor(5e-3))
+
+
+def exchanging(
+    tissue: Tissue, T1: float, T2: float, f: float, k: float, pools: int = 2
+) -> Tissue:
+    """Return the same spins with more pools, all of the same kind."""
+    shape = len(tissue.T1), pools - 1
+    values = {"T1": T1, "T2": T2, "f": f / (pools - 1), "k": k}
+    made = {n: torch.full(shape, v) for n, v in values.items()}
+    return replace(tissue, exchange=Exchange(**made, directional=False))
+
+
+def growth(timed: Callable[[dict[str, Any]], dict[str, float]]) -> dict[str, Any]:
+    """Return milliseconds of runs that differ in one size each."""
+    fse = vmap(epg.fse, in_dims=(0, None))
+    tissue, seq = spins(SPINS), train()
+    names = "T1", "T2", "B1", "M0", "df"
+    tangents = {
+        str(n): vmap(mrsim.jac(epg.fse, *names[:n]), in_dims=(0, None))
+        for n in range(1, 5)
+    }
+    lines: dict[str, dict[str, Any]] = {
+        "echoes": {
+            str(n): (lambda n=n: fse(tissue, train(n)))
+            for n in (8, 16, 32, 64, 128, 256)
+        },
+        "states": {
+            str(n): (lambda n=n: fse(tissue, replace(seq, states=n)))
+            for n in (4, 8, 16, 32, 64, 96)
+        },
+        "pools": {str(n): partial(fse, _pooled(tissue, n), seq) for n in (1, 2, 3, 4)},
+        "spins": {
+            str(n): partial(fse, spins(n), seq) for n in (1, 10, 100, 1000, 10_000)
+        },
+        "tangents": {
+            "0": lambda: fse(tissue, seq),
+            **{n: (lambda f=f: f(tissue, seq)) for n, f in tangents.items()},
+        },
+    }
+    return {
+        name: {n: 1e3 * t for n, t in timed(runs).items()}
+        for name, runs in lines.items()
+    }
+
+
+def _pooled(tissue: Tissue, pools: int) -> Tissue:
+    return tissue if pools == 1 else exchanging(tissue, 0.5, 0.02, 0.2, 10.0, pools)
+
+
+def plot(found: dict[str, dict[str, float]], path: Path) -> None:
+    """Draw one panel for each size."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, len(found), figsize=(3 * len(found), 2.8))
+    for panel, (name, line) in zip(panels, found.items(), strict=True):
+        x, y = [float(n) for n in line], list(line.values())
+        panel.plot(x, y, "o-", color="black", markersize=3)
+        if max(x) > 20:
+            panel.set_xscale("log")
+            panel.set_yscale("log")
+        else:
+            panel.set_ylim(0)
+        panel.set_xlabel(name)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("CPU time [ms]")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,206 @@
+"""Kernels are compiled once, and whatever goes wrong ends in a working result."""
+
+import ctypes
+import multiprocessing
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mrsim
+from mrsim import _native, epg
+from mrsim.epg.kernels import call
+from mrsim.units import ms
+
+compiles = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler"
+)
+SOURCE = {"one.cpp": 'extern "C" int one() { return NUMBER; }'}
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MRSIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MRSIM_ENGINE", raising=False)
+    call.forget()
+    yield
+    call.forget()
+
+
+def _one(number: int = 7) -> int | str:
+    made = _native.library(SOURCE, "one.cpp", f"-DNUMBER={number}")
+    return made if isinstance(made, str) else made.one()
+
+
+def _kept() -> list[Path]:
+    return sorted(_native.cache().glob("*.so"))
+
+
+def _signal() -> torch.Tensor:
+    train = epg.FSE(flip=[2.0, 2.5], esp=10 * ms)
+    return epg.fse(mrsim.Tissue(T1=1.0, T2=0.1), train)
+
+
+def _expected() -> torch.Tensor:
+    with epg.use_engine("torch"):
+        return _signal()
+
+
+@compiles
+def test_a_library_is_built_once_and_kept() -> None:
+    assert (_one(), _one(8)) == (7, 8)
+    kept = {p: p.stat().st_mtime_ns for p in _kept()}
+    assert len(kept) == 2
+    _native.forget()
+    assert _one() == 7
+    assert {p: p.stat().st_mtime_ns for p in _kept()} == kept
+    assert not [p for p in _native.cache().iterdir() if p.suffix != ".so"]
+
+
+@compiles
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_library_is_built_again(damage: str) -> None:
+    assert _one() == 7
+    (path,) = _kept()
+    data = path.read_bytes()
+    made = {
+        "cut": data[: len(data) // 2],
+        "flipped": data[:200] + bytes([data[200] ^ 1]) + data[201:],
+        "empty": b"",
+    }[damage]
+    path.unlink()  # not in place: it may be mapped
+    path.write_bytes(made)
+    _native.forget()
+    assert _one() == 7
+    assert path.read_bytes() == data
+
+
+@compiles
+def test_a_killed_build_leaves_nothing_that_is_taken_for_a_library() -> None:
+    _native.cache().mkdir()
+    left = _native.cache() / "build-killed"
+    left.mkdir()
+    (left / "half.so").write_bytes(b"\x7fELF")
+    assert _one() == 7
+    assert len(_kept()) == 1
+
+
+@compiles
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the directory should be")
+    assert _one() == 7
+
+
+@compiles
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="as root")
+def test_a_read_only_cache_is_done_without() -> None:
+    _native.cache().mkdir()
+    _native.cache().chmod(stat.S_IREAD | stat.S_IEXEC)
+    try:
+        assert _one() == 7
+        assert not _kept()
+    finally:
+        _native.cache().chmod(stat.S_IRWXU)
+
+
+@compiles
+def test_a_full_or_read_only_disk_is_done_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build = _native._build
+
+    def full(*args: object) -> None:
+        if Path(str(args[-1])).parent == _native.cache():
+            raise OSError(28, "No space left on device")
+        build(*args)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(_native, "_build", full)
+    assert _one() == 7
+    assert not _kept()
+
+
+def _compiler(folder: Path, text: str) -> str:
+    path = folder / "cxx"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(stat.S_IRWXU)
+    return str(path)
+
+
+_JUNK = "[ $1 = --version ] || { while [ $# -gt 1 ]; do shift; done; echo junk > $1; }"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "no C++ compiler"),
+        ("exit 1", "failed"),
+        ("echo bad >&2; exit 1", "bad"),
+        ("exit 0", "cxx"),
+        (_JUNK, "cxx"),
+    ],
+)
+def test_without_a_working_compiler_the_torch_path_runs(
+    text: str | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = str(tmp_path / "nothing")
+    compiler = missing if text is None else _compiler(tmp_path, text)
+    monkeypatch.setenv("CXX", compiler)
+    info = epg.engine_info()
+    assert info.path == "torch"
+    assert why in info.why
+    assert torch.equal(_signal(), _expected())
+    with epg.use_engine("fused"), pytest.raises(RuntimeError, match="asked for"):
+        _signal()
+
+
+_BUILD = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("native", {_native.__file__!r})
+native = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(native)
+made = native.library({SOURCE!r}, "one.cpp", "-DNUMBER=7")
+print(made if isinstance(made, str) else made.one())
+"""
+
+
+@compiles
+def test_eight_processes_build_at_once() -> None:
+    running = [
+        subprocess.Popen([sys.executable, "-c", _BUILD], stdout=subprocess.PIPE)
+        for _ in range(8)
+    ]
+    assert {p.communicate()[0].strip() for p in running} == {b"7"}
+    assert all(p.returncode == 0 for p in running)
+    assert len(list(_native.cache().iterdir())) == 1
+
+
+def _in_child(queue: "multiprocessing.Queue[list[float]]") -> None:
+    torch.set_num_threads(1)
+    queue.put(_signal().real.tolist())
+
+
+@compiles
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@pytest.mark.filterwarnings("ignore:This process")
+def test_a_forked_process_runs_and_leaves_the_parent_alone() -> None:
+    wanted = _signal()
+    fork = multiprocessing.get_context("fork")
+    queue = fork.Queue()
+    child = fork.Process(target=_in_child, args=(queue,))
+    child.start()
+    assert queue.get(timeout=120) == wanted.real.tolist()
+    child.join()
+    assert child.exitcode == 0
+    assert torch.equal(_signal(), wanted)
+
+
+@compiles
+def test_what_is_loaded_is_a_library() -> None:
+    made = _native.library(SOURCE, "one.cpp", "-DNUMBER=1")
+    assert isinstance(made, ctypes.CDLL)
+    assert made is _native.library(SOURCE, "one.cpp", "-DNUMBER=1")
