@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mrsim import __version__, demo, ivim_command, tract_command
+from mrsim import __version__, demo, ivim_command, maps_command, tract_command
 from mrsim.io import InputError
 from mrsim.units import deg, ms
 
@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(title="other commands", metavar="")
     ivim_command.add_parser(commands)
     tract_command.add_parser(commands)
+    maps_command.add_parsers(commands)
     return p
 
 

@@ -421,18 +421,6 @@ def test_inputs_stay_as_they_are(generator: torch.Generator) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_derivatives_of_a_fit_are_refused() -> None:
-    data = decay(Tissue(T1=1.0, T2=0.08, M0=1.0), ECHOES)
-
-    def mean(data: Tensor) -> Tensor:
-        return levenberg_marquardt(decay, "M0", "T2")(data, start(1), ECHOES).cost.sum()
-
-    with pytest.raises(NotImplementedError, match=r"mrsim\.crlb"):
-        torch.func.grad(mean)(data)
-    with pytest.raises(NotImplementedError, match=r"mrsim\.crlb"):
-        torch.func.jacfwd(mean)(data)
-
-
 def test_misuse_is_explained() -> None:
     data = decay(Tissue(T1=1.0, T2=0.08, M0=1.0), ECHOES)
     guess = Tissue(T1=1.0, T2=0.05, M0=2.0)

@@ -1,15 +1,17 @@
 """Fit the model of one voxel by projected Levenberg-Marquardt."""
 
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from mrsim._covariance import covariance
-from mrsim.fit.driver import Problem, Solve
-from mrsim.fit.local import Local, linearise
+from mrsim.fit.driver import Problem, chunk, least
+from mrsim.fit.implicit import Solve
+from mrsim.fit.local import Local, squares, tangent
+from mrsim.fit.magnitude import expand
+from mrsim.fit.prior import Priors, add, numbers
+from mrsim.fit.result import Fit, scaled
 from mrsim.fit.unknowns import (
     Bounds,
     check_dtypes,
@@ -18,21 +20,9 @@ from mrsim.fit.unknowns import (
     refuse_closures,
     unknowns,
 )
-from mrsim.tree import get, record, tree_flatten, tree_unflatten
+from mrsim.tree import get, tree_flatten, tree_unflatten
 
-_CHUNK = 2**16  # samples measured at once on a CPU: what its caches hold
-
-
-@record
-class Fit:
-    """The fit of one voxel; under vmap every leaf has the batch axis."""
-
-    params: Any  # the record that was given as start, its unknowns at the minimum
-    covariance: Tensor  # (p, p) of the unknowns, in the order of their names
-    cost: Tensor  # () half the sum of squared residuals
-    converged: Tensor  # () bool: at a minimum within the bounds that is unique
-    at_bound: Tensor  # (p,) bool: the unknown lies on a bound
-    iterations: Tensor  # () steps tried
+Likelihood = Literal["gaussian", "rician"]
 
 
 def levenberg_marquardt(
@@ -42,6 +32,8 @@ def levenberg_marquardt(
     iterations: int = 100,
     tolerance: float | None = None,
     sigma: float | Tensor | None = None,
+    prior: Priors | None = None,
+    likelihood: Likelihood = "gaussian",
 ) -> Callable[..., Fit]:
     """Make a function that fits ``f`` to the data of one voxel.
 
@@ -49,7 +41,13 @@ def levenberg_marquardt(
     (H + λ diag H) δ = −∇, H = Re JᴴJ, over the unknowns that no bound holds back
     (θ on it and −∇ outwards), clipped to the box; λ follows the gain ratio. It stops
     when ‖P r‖ ≤ tolerance·‖r‖, P the projector on the free columns of J: the step left
-    is then below tolerance·√samples standard deviations.
+    is then below tolerance·√samples standard deviations. With a prior, a sigma for each
+    sample, or the Rician likelihood the cost is −log p(data | θ) p(θ) up to a constant,
+    and H its expectation over data.
+
+    The fit is differentiable, by the implicit function theorem and to any order, with
+    respect to data, bounds, known fields, priors, sigma and args. Where ``converged``
+    is False the derivatives are NaN (0 where nothing depends on the voxel).
 
     Args:
         f: signal model ``f(params, *args)``, real or complex, with params a record.
@@ -59,8 +57,11 @@ def levenberg_marquardt(
             side. They hold exactly: the result never lies outside.
         iterations: most steps.
         tolerance: as above; by default 1e-6, or √eps where that is larger (float32).
-        sigma: standard deviation of each real channel [units of data], for the
-            covariance; estimated from the residual if ``None``.
+        sigma: standard deviation of each real channel [units of data], () or like data;
+            estimated from the residual if ``None``.
+        prior: name → `Prior`; needs sigma.
+        likelihood: ``"rician"`` for magnitudes of a real model ``f`` without noise;
+            needs sigma.
 
     Returns:
         A function ``(data, start, *args)`` → `Fit`, for use under vmap:
@@ -74,13 +75,15 @@ def levenberg_marquardt(
         inf, and ``converged`` is False.
 
     Raises:
-        ValueError: (when called) a name or a bound does not fit start, the shapes of
-            data and signal differ, or f closes over a tensor that is mapped.
+        ValueError: sigma is missing or the likelihood unknown; (when called) a name, a
+            bound or a prior does not fit start, the shapes of data and signal differ,
+            or f closes over a tensor that is mapped.
         TypeError: (when called) dtypes differ, or real meets complex.
 
     Reference:
         Levenberg 1944; Marquardt 1963; Kanzow, Yamashita and Fukushima 2004, J Comput
-        Appl Math 172:375 (projection); Nielsen 1999, IMM-REP-1999-05 (damping).
+        Appl Math 172:375 (projection); Nielsen 1999, IMM-REP-1999-05 (damping); Sijbers
+        1998, IEEE Trans Med Imaging 17:357 (Rician).
 
     >>> import mrsim, torch
     >>> decay = lambda tissue, t: tissue.M0 * (-t / tissue.T2).exp()
@@ -91,6 +94,10 @@ def levenberg_marquardt(
     >>> found.params.T2, found.converged
     (tensor(0.0800), tensor(True))
     """
+    priors, rician = dict(prior or {}), likelihood == "rician"
+    _check_options(likelihood, sigma, priors)
+    each = isinstance(sigma, Tensor) and sigma.ndim > 0
+    weighted = bool(priors) or rician or each
 
     def fit(data: Tensor, start: Any, *args: Any) -> Fit:
         refuse_closures(f)
@@ -98,11 +105,21 @@ def levenberg_marquardt(
         at = [get(base, n) for n in chosen]
         check_dtypes(data, dict(zip(chosen, at, strict=True)))
         lower, upper = limits(chosen, at, bounds or {})
-        leaves, structure = tree_flatten((lower, upper, data, base, args))
+        width = None if sigma is None else torch.as_tensor(sigma).to(lower)
+        known = width if weighted else None, numbers(priors, chosen, base, lower)
+        given = (lower, upper, data, base, args, known)
+        leaves, structure = tree_flatten(given)
 
         def measure(x: Tensor, *leaves: Any) -> Local:
-            _, _, data, base, args = tree_unflatten(list(leaves), structure)
-            return linearise(f, chosen, x, data, base, args)
+            _, _, data, base, args, known = tree_unflatten(list(leaves), structure)
+            here = tangent(f, chosen, x, data, base, args)
+            if rician:
+                wide = known[0].expand(data.shape).reshape(-1)
+                y, (s, j, silent) = data.reshape(-1), here
+                local = expand(y, s, j, wide, 1, silent)
+            else:
+                local = squares(here, data, known[0])
+            return add(local, x, chosen, base, priors, known[1]) if priors else local
 
         def begin(*leaves: Any) -> Tensor:
             base = tree_unflatten(list(leaves), structure)[3]
@@ -112,13 +129,13 @@ def levenberg_marquardt(
             measure=measure,
             begin=begin,
             iterations=iterations,
-            tolerance=tolerance or max(1e-6, torch.finfo(lower.dtype).eps ** 0.5),
-            chunk=None if data.is_cuda else max(1, _CHUNK // data.numel()),
+            tolerance=tolerance or least(lower),
+            chunk=chunk(data),
         )
         x, cost, curve, converged, steps = Solve.apply(problem, *leaves)
         return Fit(
             params=filled(base, chosen, x),
-            covariance=_covariance(cost, curve, _count(data), sigma),
+            covariance=scaled(curve, cost, data, width, weighted=weighted),
             cost=cost,
             converged=converged,
             at_bound=(x <= lower) | (x >= upper),
@@ -128,17 +145,13 @@ def levenberg_marquardt(
     return fit
 
 
-def _covariance(
-    cost: Tensor, curve: Tensor, samples: int, sigma: float | Tensor | None
-) -> Tensor:
-    unit = covariance(curve)
-    freedom = samples - len(unit)
-    if sigma is not None:
-        noise = torch.as_tensor(sigma).to(unit) ** 2
-    else:
-        noise = 2 * cost / freedom if freedom > 0 else torch.full_like(cost, math.inf)
-    return torch.where((unit == 0) | unit.isinf(), unit, unit * noise)
-
-
-def _count(data: Tensor) -> int:
-    return data.numel() * (2 if data.is_complex() else 1)
+def _check_options(likelihood: str, sigma: Any, priors: Priors) -> None:
+    if likelihood not in get_args(Likelihood):
+        raise ValueError(
+            f"fit: likelihood must be 'gaussian' or 'rician', got {likelihood!r}"
+        )
+    if sigma is None and (priors or likelihood == "rician"):
+        raise ValueError(
+            "fit: a prior or the Rician likelihood weighs the data by their noise; give"
+            " sigma, the standard deviation of each real channel"
+        )

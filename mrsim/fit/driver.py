@@ -13,10 +13,7 @@ from mrsim.tree import tree_map
 
 _FLOOR = 30.0  # times eps: rounding noise of a residual against ‖data‖
 _DAMPING = 1e-2  # at the start
-_NO_DERIVATIVE = (
-    "fit: a fit has no derivatives; differentiate the bound on its variance"
-    " (mrsim.crlb) or the model itself"
-)
+_CHUNK = 2**18  # samples measured at once on a CPU: about what its caches hold
 
 
 class Problem(NamedTuple):
@@ -31,68 +28,20 @@ class Problem(NamedTuple):
     size: int = 0  # of the batch; 0 for one voxel
 
 
-class Solve(torch.autograd.Function):
-    """(problem, lower, upper, *rest) → x, cost, curve, converged, steps.
-
-    The whole batch goes in one call, below all transforms. Bounds, like all other
-    leaves, are one for each voxel or one for all.
-    """
-
-    @staticmethod
-    def forward(problem: Problem, *leaves: Any) -> tuple[Tensor, ...]:
-        """Fit the batch, or one voxel as a batch of one."""
-        if problem.size:
-            return _drive(problem, leaves)
-        one = problem._replace(mapped=(False,) * len(leaves), size=1)
-        return tuple(v[0] for v in _drive(one, leaves))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Save nothing."""
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        """Refuse."""
-        raise NotImplementedError(_NO_DERIVATIVE)
-
-    @staticmethod
-    def jvp(ctx: Any, *_: Any) -> Any:
-        """Refuse."""
-        raise NotImplementedError(_NO_DERIVATIVE)
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], problem: Problem, *leaves: Any
-    ) -> tuple[Any, tuple[int, ...]]:
-        """Fold the mapped axis into the batch."""
-        dims, size = in_dims[1:], info.batch_size
-        inner = problem.mapped or (False,) * len(leaves)
-        folds = zip(leaves, dims, inner, strict=True)
-        given = [_fold(x, d, i, size, problem.size) for x, d, i in folds]
-        mapped = tuple(d is not None or i for d, i in zip(dims, inner, strict=True))
-        total = size * (problem.size or 1)
-        out = Solve.apply(problem._replace(mapped=mapped, size=total), *given)
-        if problem.size:
-            out = tuple(v.unflatten(0, (size, problem.size)) for v in out)
-        return out, (0,) * len(out)
+def chunk(data: Tensor) -> int | None:
+    """Return how many voxels like this one to measure at once."""
+    return None if data.is_cuda else max(1, _CHUNK // data.numel())
 
 
-def _fold(x: Any, dim: int | None, inner: bool, size: int, within: int) -> Any:
-    """Bring a vmap's axis first, folded with the batch axis that there is already."""
-    if dim is None and not inner:
-        return x
-    x = x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-    if not within:
-        return x
-    if not inner:
-        x = x.unsqueeze(1).expand(size, within, *x.shape[1:])
-    return x.flatten(0, 1)
+def least(like: Tensor) -> float:
+    """Return the default tolerance of a dtype."""
+    return max(1e-6, torch.finfo(like.dtype).eps ** 0.5)
 
 
 class _State(NamedTuple):
-    """Where every voxel stands; each has the batch axis first."""
+    """Where every voxel stands; the batch axis comes last, where loops are long."""
 
-    x: Tensor
+    x: Tensor  # (p, voxel)
     local: Local
     damping: Tensor
     growth: Tensor  # of the damping at the next rejection
@@ -101,40 +50,51 @@ class _State(NamedTuple):
     steps: Tensor
 
 
-def _drive(problem: Problem, leaves: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Step all voxels that are not finished, until none is left."""
+def drive(problem: Problem, leaves: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Step all voxels of a batch that are not finished, until none is left.
+
+    Args:
+        problem: the fit.
+        leaves: lower and upper bounds, then what else its functions take.
+
+    Returns:
+        x (voxel, p), cost (voxel,), curve (voxel, p, p), converged (voxel,) and the
+        steps tried (voxel,).
+    """
     state = _judged(problem, _begun(problem, leaves), leaves)
     for _ in range(problem.iterations):
         live = (~state.stopped).nonzero()[:, 0]
         if not len(live):
             break
-        pairs = zip(leaves, problem.mapped, strict=True)
-        given = [v[live] if mapped else v for v, mapped in pairs]
-        some = tree_map(lambda v, live=live: v[live], state)
+        given, some = leaves, state
+        if len(live) < problem.size:
+            pairs = zip(leaves, problem.mapped, strict=True)
+            given = [v[live] if mapped else v for v, mapped in pairs]
+            some = tree_map(lambda v, i=live: v.index_select(-1, i), state)
         some = _judged(problem, _step(problem, some, given), given)
-        state = tree_map(
-            lambda old, new, i=live: old.index_copy(0, i, new), state, some
-        )
+        state = some if len(live) == problem.size else _merged(state, some, live)
     found = state.local
-    return state.x, found.cost, found.curve, state.converged, state.steps
+    x, curve = (v.movedim(-1, 0).contiguous() for v in (state.x, found.curve))
+    return x, found.cost, curve, state.converged, state.steps
+
+
+def _merged(state: _State, some: _State, at: Tensor) -> _State:
+    return tree_map(lambda old, new: old.index_copy(-1, at, new), state, some)
 
 
 def _begun(problem: Problem, leaves: Sequence[Any]) -> _State:
     if any(problem.mapped):
-        x = vmap(problem.begin, in_dims=_dims(problem))(*leaves)
+        x = vmap(problem.begin, in_dims=dims(problem))(*leaves).mT
     else:
-        x = problem.begin(*leaves).expand(problem.size, -1)
-    x = torch.clamp(x, *leaves[:2])
+        x = problem.begin(*leaves).unsqueeze(-1).expand(-1, problem.size)
+    x = torch.clamp(x, *_ends(leaves)).contiguous()
     local = _measured(problem, x, leaves)
-    alive = _finite(local) & x.isfinite().all(-1) & (local.power > 0)
+    alive = _finite(local) & x.isfinite().all(0) & (local.power > 0)
     one = torch.ones_like(local.cost)
     hole = torch.where(alive, 0 * one, math.nan)
-    blank = local._replace(
-        cost=local.cost + hole, curve=local.curve + hole[:, None, None]
-    )
     return _State(
-        x=x + hole.unsqueeze(-1),
-        local=blank,
+        x=x + hole,
+        local=local._replace(cost=local.cost + hole, curve=local.curve + hole),
         damping=_DAMPING * one,
         growth=2 * one,
         stopped=~alive,
@@ -143,46 +103,57 @@ def _begun(problem: Problem, leaves: Sequence[Any]) -> _State:
     )
 
 
-def _dims(problem: Problem) -> tuple[int | None, ...]:
+def dims(problem: Problem) -> tuple[int | None, ...]:
+    """Return where each leaf has the batch axis, as ``vmap`` wants it."""
     return tuple(0 if mapped else None for mapped in problem.mapped)
 
 
+def _ends(leaves: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Return the bounds, (p, voxel) or (p, 1)."""
+    lower, upper = (v.mT if v.ndim > 1 else v.unsqueeze(-1) for v in leaves[:2])
+    return lower, upper
+
+
 def _measured(problem: Problem, x: Tensor, leaves: Sequence[Any]) -> Local:
-    dims = (0, *_dims(problem))
-    return vmap(problem.measure, dims, chunk_size=problem.chunk)(x, *leaves)
+    run = vmap(problem.measure, (0, *dims(problem)), chunk_size=problem.chunk)
+    return tree_map(lambda v: v.movedim(0, -1).contiguous(), run(x.mT, *leaves))
 
 
 def _finite(local: Local) -> Tensor:
-    return (
-        local.cost.isfinite()
-        & local.slope.isfinite().all(-1)
-        & local.curve.isfinite().flatten(1).all(-1)
-    )
+    # a sum is finite where all its terms are
+    whole = local.cost + local.slope.sum(0) + local.curve.sum((0, 1))
+    return whole.isfinite()
 
 
 def _scaled(
     state: _State, leaves: Sequence[Any]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return what a step solves: the unit-diagonal curve, the slope, the unit, held."""
-    x, local, (lower, upper, *_) = state.x, state.local, leaves
+    x, local, (lower, upper) = state.x, state.local, _ends(leaves)
     outwards = ((x <= lower) & (local.slope > 0)) | ((x >= upper) & (local.slope < 0))
     held = outwards | local.silent
-    size = local.curve.diagonal(dim1=-2, dim2=-1).sqrt()
+    size = local.curve.diagonal().mT.sqrt()
     unit = torch.where(held, 0.0, 1 / torch.where(held, 1.0, size))
-    curve = local.curve * unit.unsqueeze(-1) * unit.unsqueeze(-2)
-    return curve + torch.diag_embed(held.to(x)), -local.slope * unit, unit, held
+    curve = local.curve * unit * unit.unsqueeze(1)
+    return _raised(curve, held.to(x)), -local.slope * unit, unit, held
+
+
+def _raised(curve: Tensor, more: Tensor) -> Tensor:
+    """Add to the diagonal of (p, p, voxel)."""
+    eye = torch.eye(len(curve), dtype=curve.dtype, device=curve.device)
+    return curve + eye.unsqueeze(-1) * more
 
 
 def _judged(problem: Problem, state: _State, leaves: Sequence[Any]) -> _State:
     """Stop the voxels whose residual has nothing left along the free columns."""
     curve, slope, _, _ = _scaled(state, leaves)
     eps = torch.finfo(slope.dtype).eps
-    newton, sound = _solve(curve, slope, 10 * eps * slope.shape[-1])
-    left = (slope * newton).sum(-1)
+    newton, sound = _solve(curve, slope, 10 * eps * len(slope))
+    left = (slope * newton).sum(0)
     noise = (_FLOOR * eps) ** 2 * state.local.power
     small = problem.tolerance**2 * 2 * state.local.cost
     done = left <= torch.maximum(small, noise)
-    unique = sound.all(-1) & ~state.local.silent.any(-1)
+    unique = sound & ~state.local.silent.any(0)
     stuck = state.damping > 1 / eps
     return state._replace(
         stopped=state.stopped | done | stuck,
@@ -193,13 +164,13 @@ def _judged(problem: Problem, state: _State, leaves: Sequence[Any]) -> _State:
 def _step(problem: Problem, state: _State, leaves: Sequence[Any]) -> _State:
     """Try one damped step and keep it where the cost falls."""
     curve, slope, unit, held = _scaled(state, leaves)
-    extra = torch.where(held, 0.0, state.damping.unsqueeze(-1))
-    move, _ = _solve(curve + torch.diag_embed(extra), slope, 0.0)
-    x = torch.clamp(state.x + unit * move, *leaves[:2])
+    extra = torch.where(held, 0.0, state.damping)
+    move, _ = _solve(_raised(curve, extra), slope, 0.0)
+    x = torch.clamp(state.x + unit * move, *_ends(leaves))
     taken = x - state.x
     old, new = state.local, _measured(problem, x, leaves)
-    bend = (old.curve @ taken.unsqueeze(-1)).squeeze(-1)
-    promised = -((old.slope + bend / 2) * taken).sum(-1)
+    bend = (old.curve * taken).sum(1)
+    promised = -((old.slope + bend / 2) * taken).sum(0)
     gained = old.cost - new.cost
     eps = torch.finfo(slope.dtype).eps
     blur = 4 * eps * (2 * old.cost * old.power).sqrt()
@@ -209,12 +180,8 @@ def _step(problem: Problem, state: _State, leaves: Sequence[Any]) -> _State:
     eased = state.damping * (1 - (2 * ratio - 1) ** 3).clamp(1 / 3, 2)
     damping = torch.where(good, eased, state.damping * state.growth)
     return state._replace(
-        x=torch.where(good.unsqueeze(-1), x, state.x),
-        local=tree_map(
-            lambda n, o: torch.where(good.reshape(-1, *(1,) * (n.ndim - 1)), n, o),
-            new,
-            old,
-        ),
+        x=torch.where(good, x, state.x),
+        local=tree_map(lambda n, o: torch.where(good, n, o), new, old),
         damping=damping.clamp(min=eps),
         growth=torch.where(good, 2.0, 2 * state.growth),
         steps=state.steps + 1,
@@ -224,20 +191,32 @@ def _step(problem: Problem, state: _State, leaves: Sequence[Any]) -> _State:
 def _solve(a: Tensor, b: Tensor, least: float) -> tuple[Tensor, Tensor]:
     """Solve a y = b, a symmetric and positive, by elimination without pivoting.
 
+    Args:
+        a: (p, p, voxel).
+        b: (p, voxel).
+        least: what pivots must exceed.
+
     Returns:
-        y, with 0 where the pivot is not above ``least``, and where it is.
+        y (p, voxel), with 0 where the pivot is too small, and where none is (voxel,).
     """
-    # elementwise over the batch: as fast as LAPACK, and no voxel can raise for others
-    size = a.shape[-1]
-    eye = torch.eye(size, dtype=a.dtype, device=a.device)
-    table = torch.cat([a, b.unsqueeze(-1)], -1)
-    sound = []
+    # elementwise over the batch: no voxel can raise for others
+    rows = [
+        [*line.unbind(), end] for line, end in zip(a.unbind(), b.unbind(), strict=True)
+    ]
+    size, sound = len(rows), []
     for k in range(size):
-        pivot = table[..., k, k]
+        pivot = rows[k][k]
         sound.append(pivot > least)
         factor = torch.where(sound[k], 1 / torch.where(sound[k], pivot, 1.0), 0.0)
-        row = table[..., k, :] * factor.unsqueeze(-1)
-        column = table[..., k] - eye[k]
-        table = table - column.unsqueeze(-1) * row.unsqueeze(-2)
-    fine = torch.stack(sound, -1)
-    return torch.where(fine, table[..., size], 0.0), fine
+        head = [v * factor for v in rows[k][k + 1 :]]
+        for i in range(k + 1, size):
+            tail = zip(rows[i][k + 1 :], head, strict=True)
+            rows[i][k + 1 :] = [v - rows[i][k] * h for v, h in tail]
+        rows[k][k + 1 :] = head
+    found: list[Tensor] = []
+    for k in reversed(range(size)):
+        y = rows[k][size]
+        for j, known in enumerate(found):
+            y = y - rows[k][size - 1 - j] * known
+        found.append(torch.where(sound[k], y, 0.0))
+    return torch.stack(found[::-1]), torch.stack(sound).all(0)

@@ -1,5 +1,11 @@
 """Intravoxel incoherent motion: signals, likelihoods, protocols, fits."""
 
+from mrsim.fit.bessel import bessel_ratio as bessel_ratio, log_i0 as log_i0
+from mrsim.fit.likelihood import (
+    gaussian as gaussian,
+    noncentral_chi as noncentral_chi,
+    rician as rician,
+)
 from mrsim.ivim._allocate import allocate as allocate
 from mrsim.ivim._grid_posterior import (
     Posterior as Posterior,
@@ -33,7 +39,6 @@ from mrsim.ivim.anisotropic import (
     shells as shells,
     spherical_mean as spherical_mean,
 )
-from mrsim.ivim.bessel import bessel_ratio as bessel_ratio, log_i0 as log_i0
 from mrsim.ivim.bounds import crlb as crlb, fisher as fisher
 from mrsim.ivim.expectation import information as information, moments as moments
 from mrsim.ivim.exponential import (
@@ -45,11 +50,6 @@ from mrsim.ivim.flow import (
     Ballistic as Ballistic,
     Diffusive as Diffusive,
     Intermediate as Intermediate,
-)
-from mrsim.ivim.likelihood import (
-    gaussian as gaussian,
-    noncentral_chi as noncentral_chi,
-    rician as rician,
 )
 from mrsim.ivim.net_files import load_net as load_net, save_net as save_net
 from mrsim.ivim.physics_net import (

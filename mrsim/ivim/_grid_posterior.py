@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from mrsim._check import check_floats
+from mrsim.fit.likelihood import noncentral_chi
 from mrsim.ivim._signal import signal
 from mrsim.ivim.acquisition import Acquisition, check_data
-from mrsim.ivim.likelihood import noncentral_chi
 from mrsim.ivim.voxels import over_voxels
 from mrsim.tree import get, names as field_names, only, put
 

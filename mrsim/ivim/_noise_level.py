@@ -5,11 +5,11 @@ from functools import partial
 from torch import Tensor
 from torch.func import vmap
 
+from mrsim.fit.bessel import bessel_ratio
 from mrsim.ivim import ordered
 from mrsim.ivim._limits import Bounds
 from mrsim.ivim._signal import signal
 from mrsim.ivim.acquisition import Acquisition
-from mrsim.ivim.bessel import bessel_ratio
 from mrsim.ivim.exponential import Biexp
 from mrsim.ivim.problem import Problem, pose
 from mrsim.ivim.samples import Sample, some_voxels

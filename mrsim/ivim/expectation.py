@@ -10,8 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mrsim.ivim.bessel import shortfall
-from mrsim.ivim.likelihood import noncentral_chi
+from mrsim.fit.bessel import shortfall
+from mrsim.fit.likelihood import noncentral_chi
 
 _WIDTH = 9.0  # standard deviations on either side that expectations cover
 _NODES = 48  # of Gauss-Legendre quadrature

@@ -7,16 +7,17 @@ from torch import Tensor
 
 from mrsim._covariance import covariance
 from mrsim.fit import Fit
-from mrsim.fit.driver import Problem as Batch, Solve
+from mrsim.fit.driver import Problem as Batch
+from mrsim.fit.implicit import Solve
+from mrsim.fit.likelihood import noncentral_chi
 from mrsim.fit.local import Local
+from mrsim.fit.magnitude import expand
 from mrsim.fit.unknowns import filled, limits as flat_limits
 from mrsim.ivim import ordered
 from mrsim.ivim._signal import signal
 from mrsim.ivim.acquisition import Acquisition
-from mrsim.ivim.bessel import bessel_ratio
 from mrsim.ivim.bounds import fisher
 from mrsim.ivim.fits import inner_signal
-from mrsim.ivim.likelihood import noncentral_chi
 from mrsim.ivim.problem import Problem
 from mrsim.transform import value_and_jac
 from mrsim.tree import get, tree_flatten, tree_unflatten
@@ -61,7 +62,8 @@ def score(
         _, _, y, base, width, q = tree_unflatten(list(leaves), structure)
         s, jacobian = value_and_jac(model, *box)(filled(base, list(box), x), q)
         columns = torch.stack([get(jacobian, n) for n in box], -1)
-        return _expand(y, s, columns, width, coils)
+        silent = torch.zeros_like(columns[0], dtype=torch.bool)
+        return expand(y, s, columns, width, coils, silent)
 
     def begin(*leaves: Any) -> Tensor:
         base = tree_unflatten(list(leaves), structure)[3]
@@ -80,25 +82,4 @@ def score(
         converged=converged,
         at_bound=(x <= lower) | (x >= upper),
         iterations=steps,
-    )
-
-
-def _expand(y: Tensor, s: Tensor, columns: Tensor, width: Tensor, coils: int) -> Local:
-    """Expand −log p of one voxel, up to a constant, around a signal s."""
-    power = width.square()
-    expected = y * bessel_ratio(y * s / power, coils - 1)
-    a = (s / width).square()
-    # within 2 % of the exact information for one coil
-    share = a / (a + coils - 0.5 + 0.5 * torch.exp(-a / 5))
-    # the signal of the largest density: differences to it do not cancel
-    likeliest = (y.square() - (2 * coils - 1) * power).clamp_min(0).sqrt()
-    lost = noncentral_chi(y, likeliest, width, coils) - noncentral_chi(
-        y, s, width, coils
-    )
-    return Local(
-        cost=lost.sum() + len(y) / 2,
-        slope=columns.mT @ (s - expected) / power,
-        curve=columns.mT @ (share.unsqueeze(-1) * columns) / power,
-        silent=torch.zeros_like(columns[0], dtype=torch.bool),
-        power=y.square().sum() / power,
     )

@@ -14,15 +14,9 @@ from torch import Tensor
 import mrsim
 from mrsim import io, ivim
 from mrsim._check import require
-from mrsim.ivim_command.files import (
-    Series,
-    load_acquisition,
-    load_mask,
-    load_series,
-    save_maps,
-    voxels,
-)
+from mrsim.ivim_command.files import load_acquisition, save_maps
 from mrsim.ivim_command.methods import METHODS, MODELS, fitter
+from mrsim.series import Series, load, load_mask, voxels
 
 _CHUNK = 2**16  # voxels
 _SAMPLE = 10_000  # voxels from which what all have in common is learnt
@@ -106,7 +100,7 @@ def run(given: argparse.Namespace) -> int:
     _check_options(given)
     torch.set_num_threads(given.threads)
     dtype = torch.float32 if given.single else torch.float64
-    series = load_series(given.data)
+    series = load([given.data])
     q = load_acquisition(given.bval, given.bvec, given.cval, series, dtype)
     inside = load_mask(given.mask, series)
     before = time.perf_counter()

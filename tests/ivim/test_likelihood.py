@@ -13,7 +13,7 @@ from torch.func import grad, hessian, jacfwd, vmap
 
 import mrsim
 from mrsim import ivim, noise
-from mrsim.ivim.bessel import log_bessel_scaled, shortfall
+from mrsim.fit.bessel import log_bessel_scaled, shortfall
 
 ARGUMENTS = [0.0, 1e-9, 1e-3, 0.5, 0.999, 1.001, 7.0, 49.9, 50.1, 300.0, 4e3, 1e5, 1e8]
 COILS = [1, 2, 4, 8, 32]

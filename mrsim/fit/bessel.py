@@ -26,8 +26,8 @@ def log_i0(x: Tensor) -> Tensor:
         Of x's shape and dtype.
 
     >>> import torch
-    >>> from mrsim import ivim
-    >>> ivim.log_i0(torch.tensor([0.0, 1.0, 1e6]))
+    >>> from mrsim.fit import bessel
+    >>> bessel.log_i0(torch.tensor([0.0, 1.0, 1e6]))
     tensor([0.0000e+00, 2.3591e-01, 9.9999e+05])
     """
     return log_bessel_scaled(x) + x
@@ -44,8 +44,8 @@ def bessel_ratio(x: Tensor, order: int = 0) -> Tensor:
         Of x's shape and dtype, between -1 and 1.
 
     >>> import torch
-    >>> from mrsim import ivim
-    >>> ivim.bessel_ratio(torch.tensor([0.0, 1.0, 1e6]))
+    >>> from mrsim.fit import bessel
+    >>> bessel.bessel_ratio(torch.tensor([0.0, 1.0, 1e6]))
     tensor([0.0000, 0.4464, 1.0000])
     """
     small = torch.where(x.abs() < _SMALL, x, 0.0)

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from mrsim.ivim.bessel import log_bessel_scaled
+from mrsim.fit.bessel import log_bessel_scaled
 
 
 def gaussian(data: Tensor, signal: Tensor, sigma: float | Tensor) -> Tensor:
@@ -26,8 +26,8 @@ def gaussian(data: Tensor, signal: Tensor, sigma: float | Tensor) -> Tensor:
         (..., sample) log-densities.
 
     >>> import torch
-    >>> from mrsim import ivim
-    >>> ivim.gaussian(torch.tensor([1.0]), torch.tensor([1.5]), 0.5)
+    >>> from mrsim.fit import likelihood
+    >>> likelihood.gaussian(torch.tensor([1.0]), torch.tensor([1.5]), 0.5)
     tensor([-0.7258])
     """
     width = torch.as_tensor(sigma, dtype=data.dtype, device=data.device)
@@ -52,8 +52,8 @@ def rician(data: Tensor, signal: Tensor, sigma: float | Tensor) -> Tensor:
         Rice 1944; Gudbjartsson and Patz 1995 (Magn Reson Med 34:910).
 
     >>> import torch
-    >>> from mrsim import ivim
-    >>> ivim.rician(torch.tensor([1.0]), torch.tensor([0.0]), 1.0)
+    >>> from mrsim.fit import likelihood
+    >>> likelihood.rician(torch.tensor([1.0]), torch.tensor([0.0]), 1.0)
     tensor([-0.5000])
     """
     return noncentral_chi(data, signal, sigma, coils=1)
@@ -84,12 +84,13 @@ def noncentral_chi(
         Constantinides 1997 (Magn Reson Med 38:852); Aja-Fernández 2011 (65:1195).
 
     >>> import torch
-    >>> from mrsim import ivim
-    >>> ivim.noncentral_chi(torch.tensor([1.0]), torch.tensor([0.0]), 1.0, coils=2)
+    >>> from mrsim.fit import likelihood
+    >>> one, none = torch.ones(1), torch.zeros(1)
+    >>> likelihood.noncentral_chi(one, none, 1.0, coils=2)
     tensor([-1.1931])
     """
     if coils < 1:
-        raise ValueError(f"ivim: coils must be an integer of at least 1, got {coils}")
+        raise ValueError(f"coils must be an integer of at least 1, got {coils}")
     width = torch.as_tensor(sigma, dtype=data.dtype, device=data.device)
     positive = data > 0
     m, s = torch.where(positive, data / width, 1.0), signal / width
