@@ -5,13 +5,18 @@ from mrsim import (
     design as design,
     epg as epg,
     fit as fit,
+    image as image,
     ivim as ivim,
+    match as match,
     noise as noise,
+    shard as shard,
+    torrey as torrey,
     tract as tract,
     units as units,
 )
 from mrsim._batched import batched as batched
 from mrsim._check import check as check
+from mrsim._compiled import compiled as compiled
 from mrsim._covariance import covariance as covariance, logdet as logdet
 from mrsim._crlb import (
     average as average,

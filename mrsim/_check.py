@@ -23,6 +23,14 @@ _TIMES = {
 }
 _LONGEST = 60.0
 _LARGEST_FLIP = 4 * math.pi
+_FASTEST = 0.1  # mm²/s, a hundred times the diffusivity of tissue
+_POSITIVE = {
+    "D": "mm²/s",
+    "k": "1/s",
+    "rho": "signal/mm³",
+    "kappa": "mm/s",
+    "relaxivity": "mm/s",
+}
 
 
 def check_floats(where: str, **fields: Any) -> None:
@@ -151,10 +159,16 @@ def check_values(
 
 
 def _check_motion(where: str, name: str, value: Tensor) -> None:
-    """Refuse diffusivities that are negative, in some direction too."""
-    if name not in {"D", "k"} or where not in {"Tissue", "Exchange", "Bound"}:
+    """Refuse diffusivities, rates and densities that are negative."""
+    if name not in _POSITIVE or where not in {"Tissue", "Exchange", "Bound", "Water"}:
         return
     given = value.nan_to_num(0.0)
+    high = float(given.amax())
+    if name == "D" and high > _FASTEST:
+        warn(
+            f"{where}: D = {high:g} mm²/s looks like µm²/ms; mrsim takes mm²/s,"
+            f" write {high:g} * um**2 / ms with mrsim.units"
+        )
     if value.shape[-2:] == (3, 3):
         skew = (given - given.mT).abs().amax()
         low = torch.linalg.eigvalsh(given).amin()
@@ -167,8 +181,9 @@ def _check_motion(where: str, name: str, value: Tensor) -> None:
         return
     low = float(given.amin())
     if low < 0:
-        unit = "1/s" if name == "k" else "mm²/s"
-        raise ValueError(f"{where}: {name} must not be negative, got {low:g} {unit}")
+        raise ValueError(
+            f"{where}: {name} must not be negative, got {low:g} {_POSITIVE[name]}"
+        )
 
 
 def _check_shares(where: str, value: Tensor) -> None:
