@@ -14,6 +14,7 @@ from torch import Tensor
 from mrsim._remat import remat
 
 _SMALLEST = 24  # modes below which the exponential of a matrix is as quick
+_SLOWER = 5.0  # a term of the series than its share of a product of matrices
 
 
 class Range(NamedTuple):
@@ -93,7 +94,8 @@ def quicker(norm: float, plays: int, modes: int, dtype: torch.dtype) -> bool:
     """Tell whether a few plays are less work than one exponential of a matrix."""
     steps, terms = series(norm, dtype)
     squarings = 8 + math.log2(1 + norm)
-    return modes >= _SMALLEST and plays * steps * terms < squarings * modes
+    work = _SLOWER * plays * steps * terms
+    return modes >= _SMALLEST and work < squarings * modes
 
 
 def act(

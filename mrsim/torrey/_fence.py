@@ -8,6 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from mrsim._check import concrete
+
+
+def constant(*given: Tensor) -> bool:
+    """Tell whether nothing follows tensors: no transform, derivative or trace."""
+    return all(
+        concrete(x) and not x.requires_grad and unpack_dual(x).tangent is None
+        for x in given
+    )
 
 
 def fence(x: Tensor, order: int, message: str) -> Tensor:

@@ -4,6 +4,7 @@ import math
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from mrsim.torrey.encoding import profile
 from mrsim.torrey.encoding_profile import moments, pieces
 from mrsim.torrey.exponents import exponents
 from mrsim.torrey.geometry import Cylinder, Shape, Sphere, axis, dimension, layers
+from mrsim.torrey.polynomials import Numbers
 from mrsim.torrey.water import Water
 
 _ROOTS = 200
@@ -57,7 +59,7 @@ def gaussian_phase(shape: Shape, water: Water, encoding: Any) -> Tensor:
     played = pieces(wave)
     played = _double(played)
     d = dimension(shape)
-    alpha = roots(d).to(full.D.device)
+    alpha = torch.from_numpy(roots(d)).to(full.D.device)
     R = (full.edges[1] - full.edges[0]) / (2 if d == 1 else 1)
     weights = 2 * R**2 / (alpha**2 * (alpha**2 - (d - 1)))
     rates = full.D[0] * alpha**2 / R**2
@@ -91,7 +93,7 @@ def _across(shape: Shape) -> Tensor:
 
 
 @lru_cache
-def roots(dimension: int) -> Tensor:
+def roots(dimension: int) -> Numbers:
     """Return the first positive radial wave numbers αₙ of the class that x excites.
 
     Args:
@@ -100,7 +102,7 @@ def roots(dimension: int) -> Tensor:
     Returns:
         (root,) in double precision.
     """
-    n = torch.arange(_ROOTS, dtype=torch.float64)
+    n = np.arange(float(_ROOTS))
     if dimension == 1:
         return (n + 0.5) * math.pi
     x = (n + (0.75 if dimension == 2 else 1.0)) * math.pi
@@ -111,20 +113,20 @@ def roots(dimension: int) -> Tensor:
     return x
 
 
-def _circle(x: Tensor) -> tuple[Tensor, Tensor]:
+def _circle(x: Numbers) -> tuple[Numbers, Numbers]:
     """Return J₁' and its derivative, by Bessel's integral.
 
     torch.special.bessel_j1 errs by 2e-7 near x = 5.3.
     """
     count = 1024
-    theta = (torch.arange(count, dtype=x.dtype) + 0.5) * (math.pi / count)
-    phase = x[:, None] * theta.sin()
-    j0, j1 = phase.cos().mean(-1), (theta - phase).cos().mean(-1)
+    theta = (np.arange(float(count)) + 0.5) * (math.pi / count)
+    phase = x[:, None] * np.sin(theta)
+    j0, j1 = np.cos(phase).mean(-1), np.cos(theta - phase).mean(-1)
     f = j0 - j1 / x
     return f, -f / x - (1 - 1 / x**2) * j1
 
 
-def _ball(x: Tensor) -> tuple[Tensor, Tensor]:
+def _ball(x: Numbers) -> tuple[Numbers, Numbers]:
     """Return x³ j₁' = 2x cos x − (2 − x²) sin x and its derivative."""
-    f = 2 * x * x.cos() - (2 - x**2) * x.sin()
-    return f, x**2 * x.cos()
+    f = 2 * x * np.cos(x) - (2 - x**2) * np.sin(x)
+    return f, x**2 * np.cos(x)

@@ -16,6 +16,8 @@ from mrsim.torrey.formalism import signal
 from mrsim.tree import put, tree_leaves, tree_map
 
 _COPIES = 8  # matrices alive at once in an exponential of one
+_CACHE = 2**20  # bytes of matrices of one kind that stay near a processor
+_FEWEST = 16
 
 
 def signals(basis: Basis, encodings: Any, memory: int = 2**30) -> Tensor:
@@ -54,7 +56,7 @@ def signals(basis: Basis, encodings: Any, memory: int = 2**30) -> Tensor:
             f" GiB are given; take fewer modes or time steps, or more memory"
         )
     chunk = max(1, memory // one)
-    mapped = vmap(signal, (None, 0))
+    mapped = vmap(signal, (None, 0), chunk_size=_together(basis.decay))
     if chunk >= count:
         return mapped(basis, encodings)
     frugal = remat(mapped)
@@ -63,6 +65,13 @@ def signals(basis: Basis, encodings: Any, memory: int = 2**30) -> Tensor:
         for i in range(0, count, chunk)
     ]
     return torch.cat(made)
+
+
+def _together(L: Tensor) -> int | None:
+    """Return how many signals are quickest together; ``None``: all."""
+    if L.device.type != "cpu":
+        return None
+    return max(_FEWEST, _CACHE // (L.numel() * L.element_size()))
 
 
 def signal_bytes(basis: Basis, encoding: Any) -> int:

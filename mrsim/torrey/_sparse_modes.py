@@ -76,6 +76,19 @@ def _sparse(places: list[Any], arrays: list[Any], size: int) -> Any:
     return made.tocsc()
 
 
+def product(parts: list[tuple[Tensor, Tensor]], V: Tensor) -> Tensor:
+    """Return what `assembly.apply` does, of constants, by sparse matrices."""
+    places = [p.cpu().numpy() for p, _ in parts]
+    stack = parts[0][1].shape[:-3]
+    flat = [x.detach().cpu().reshape(-1, *x.shape[-3:]).numpy() for _, x in parts]
+    v = V.detach().cpu().numpy()
+    made = [
+        torch.from_numpy(_sparse(places, list(x), len(v)) @ v)
+        for x in zip(*flat, strict=True)
+    ]
+    return torch.stack(made).reshape(*stack, *V.shape).to(V)
+
+
 def _factors(K: Any, M: Any, shift: float) -> Any:
     linalg = require("scipy.sparse.linalg", "opt")
     return linalg.splu(

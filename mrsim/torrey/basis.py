@@ -1,11 +1,14 @@
 """A mesh and its water as a few reduced matrices, from which every signal follows."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from mrsim.torrey._fence import constant
 from mrsim.torrey._memory import demand
+from mrsim.torrey._sparse_modes import product
 from mrsim.torrey.assembly import (
     MS,
     UM,
@@ -92,7 +95,10 @@ def laplace(
         return _complete(assemble(nodes, topology, water), topology)
     blocks = assemble(nodes, topology, water)
     order = order or (1 if plan.sparse else 2)
-    return _reduced(blocks, topology, subspace(blocks, topology, plan, order))
+    V = subspace(blocks, topology, plan, order)
+    given = [V, *(x for x in vars(blocks).values() if x is not None)]
+    plain = plan.sparse and constant(*given)
+    return _reduced(blocks, topology, V, product if plain else apply)
 
 
 def laplace_modes(
@@ -220,10 +226,12 @@ def _complete(blocks: Blocks, topology: Topology) -> Basis:
     return _whitened(C, every, readout(blocks, topology))
 
 
-def _reduced(blocks: Blocks, topology: Topology, V: Tensor) -> Basis:
+def _reduced(
+    blocks: Blocks, topology: Topology, V: Tensor, times: Callable[..., Tensor]
+) -> Basis:
     inside = [blocks.mass[None], blocks.moment, *(x[None] for x in _relaxing(blocks))]
-    made = V.mT @ apply([(topology.elements, torch.cat(inside))], V)
-    decay = V.mT @ apply(diffusion_parts(blocks, topology), V)
+    made = V.mT @ times([(topology.elements, torch.cat(inside))], V)
+    decay = V.mT @ times(diffusion_parts(blocks, topology), V)
     C = torch.linalg.cholesky_ex(_even(made[0]))[0]
     every = torch.cat([decay[None], made[1:]])
     return _whitened(C, every, readout(blocks, topology) @ V)

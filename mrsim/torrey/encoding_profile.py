@@ -151,7 +151,8 @@ def timeline(made: Pieces) -> tuple[Tensor, Tensor]:
         part = made.segments[step.segment]
         order.extend(reversed(part) if step.reverse else part)
         signs.extend([float(step.sign)] * len(part))
-    sign = torch.tensor(signs, dtype=made.vector.dtype, device=made.vector.device)
+    # made on the device itself it fails for meta tensors under jvp
+    sign = torch.tensor(signs, dtype=made.vector.dtype).to(made.vector.device)
     chosen = torch.stack([made.vector[k] for k in order])
     return torch.stack([made.duration[k] for k in order]), sign[:, None] * chosen
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mrsim._check import check_floats, concrete, warn
 from mrsim.torrey._action import Range, act, norm_of, quicker, ranges
+from mrsim.torrey._fence import constant
 from mrsim.torrey.basis import Basis, laplace
 from mrsim.torrey.encoding import PGSE, Waveform, profile
 from mrsim.torrey.encoding_profile import Pieces, Profile, moments, pieces
@@ -101,13 +102,17 @@ def _final(basis: Basis, made: Pieces) -> Tensor:
     L = L if basis.relaxation is None else L + basis.relaxation
     start = basis.weight.sum(0)
     nu = torch.stack([start, torch.zeros_like(start)])
-    norms, bounds = _norms(L, basis.position, made)
-    whole = _exponentials(L, basis.position, made, norms.keys())
+    calm = _calm(L, made)
+    rests = set() if calm is None else _rests(made)
+    norms, bounds = _norms(L, basis.position, made, rests)
+    whole = _exponentials(L, basis.position, made, norms.keys() | rests)
     X = basis.position  # states are rows, so that a mirrored play meets no transpose
     S = [torch.cat([A, *B.unbind(0)], -1) for A, B in ((L.mT, X.mT), (L, X))]
     for k, sign, reverse in made.play:
-        if k in norms:
-            part = made.segments[k]
+        part = made.segments[k]
+        if calm is not None and k in rests:
+            nu = _rested(calm, made.duration[part[0]][None], nu)
+        elif k in norms:
             for p in reversed(part) if reverse else part:
                 time, g = made.duration[p][None], made.vector[p] * sign
                 how = (L.mT, time, None) if made.still[p] else (S[reverse], time, g)
@@ -117,8 +122,32 @@ def _final(basis: Basis, made: Pieces) -> Tensor:
     return nu
 
 
-def _norms(L: Tensor, X: Tensor, made: Pieces) -> tuple[dict[int, float], Range]:
-    """Return the norms of those segments that had better act than be exponentiated."""
+def _rests(made: Pieces) -> set[int]:
+    """Return the segments in which nothing turns."""
+    return {k for k, part in enumerate(made.segments) if made.still[part[0]]}
+
+
+def _calm(L: Tensor, made: Pieces) -> tuple[Tensor, Tensor] | None:
+    """Return eigenvalues and eigenvectors of a constant L, for the rests."""
+    if not any(made.still) or not constant(L) or not L.isfinite().all():
+        return None  # equal eigenvalues have no derivatives
+    values, vectors = torch.linalg.eigh(L)
+    return values, vectors
+
+
+def _rested(calm: tuple[Tensor, Tensor], time: Tensor, nu: Tensor) -> Tensor:
+    """Return exp(−τL) ν."""
+    values, vectors = calm
+    return ((nu @ vectors) * (-time * values).exp()) @ vectors.mT
+
+
+def _norms(
+    L: Tensor, X: Tensor, made: Pieces, rests: set[int]
+) -> tuple[dict[int, float], Range]:
+    """Return the norms of those segments that had better act than be exponentiated.
+
+    Those in ``rests`` are left out.
+    """
     bounds = ranges(L, X)
     norms: dict[int, float] = {}
     if L.is_meta:
@@ -126,6 +155,8 @@ def _norms(L: Tensor, X: Tensor, made: Pieces) -> tuple[dict[int, float], Range]
     plays = Counter(step.segment for step in made.play)
     large = sum(2 - x for x in made.still) * len(L) ** 2 * L.element_size() > _AT_ONCE
     for k, part in enumerate(made.segments):
+        if k in rests:
+            continue
         span = slice(part[0], part[-1] + 1)
         norm = norm_of(bounds, made.duration[span], made.vector[span])
         if large or quicker(norm, plays[k], len(L), L.dtype):

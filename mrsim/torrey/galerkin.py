@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mrsim.torrey.geometry import Layers, Shape, dimension
-from mrsim.torrey.polynomials import Table, moved, table
+from mrsim.torrey.polynomials import Table, table
 
 
 class Model(NamedTuple):
@@ -36,8 +36,7 @@ def assemble(shape: Shape, layers: Layers, *, turning: bool) -> Model:
         Grebenkov 2008 (J. Magn. Reson. 190:67), matrix formalism; here on polynomials.
     """
     d, edges = dimension(shape), layers.edges
-    made = table(d, len(edges) - 1, shape.degree, turning=turning)
-    made = moved(made, edges.device)
+    made = table(d, len(edges) - 1, shape.degree, edges.device, turning=turning)
     start, width = edges[made.layer, None], edges.diff()[made.layer, None]
     r = start + width * made.nodes
     measure = made.weights * width * r ** (d - 1) * layers.rho[made.layer, None]

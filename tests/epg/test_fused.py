@@ -151,7 +151,7 @@ def test_any_number_of_spins_and_threads(count: int, threads: int) -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 1e-30, 1e30])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 0.0, 1e-30, 1e30])
 def test_a_strange_spin_changes_only_itself(bad: float) -> None:
     tissue = _voxels(19)
     hole = torch.arange(19) == 11
@@ -169,7 +169,10 @@ def test_a_strange_spin_changes_only_itself(bad: float) -> None:
             value(other, train)[11].real,
             _torch(value, other, train)[11].real,
         )
-        assert torch.equal(made.isfinite(), wanted.isfinite())
+        if (name, bad) == ("T1", 0.0):  # the limit, where the torch path has NaN
+            assert made.isfinite().all()
+        else:
+            assert torch.equal(made.isfinite(), wanted.isfinite())
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-9, 3.0, 50.0, 2e4, 3e6, -1e5])

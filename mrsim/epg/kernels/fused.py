@@ -8,10 +8,14 @@ cotangents alone becomes their leading axis; nothing is expanded.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch._functorch.utils import unwrap_dead_wrappers
+from torch.autograd import forward_ad
 
 from mrsim import _remat
 from mrsim._recorder import opaque
@@ -30,10 +34,21 @@ def fused(job: Job, *fields: Tensor) -> Tensor:
     Returns:
         (reading,) complex signal.
     """
+    if _plain(fields):
+        return opaque(evaluated, Rule(job), *unwrap_dead_wrappers(fields))
     if not late.pushed():
         return _Fused.apply(Rule(job), *fields)  # pyright: ignore[reportReturnType]
     with late.shared():
         return _Fused.apply(Rule(job), *fields)  # pyright: ignore[reportReturnType]
+
+
+def _plain(fields: Sequence[Tensor]) -> bool:
+    """Tell whether no transform follows the fields, nor autograd."""
+    return (
+        peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
+        and not (torch.is_grad_enabled() and any(x.requires_grad for x in fields))
+    )
 
 
 def _reference(rule: Rule, count: int) -> _remat.Segment:
@@ -113,6 +128,10 @@ class _Fused(torch.autograd.Function):
         if isinstance(out, Tensor):
             return out, out.ndim - 1
         return out, tuple(y.ndim - 1 for y in out)  # pyright: ignore
+
+
+# apply binds arguments to it, and would work it out in every call
+_Fused.forward.__signature__ = signature(_Fused.forward)  # pyright: ignore
 
 
 def _last(x: Tensor, dim: int | None, size: int) -> Tensor:
