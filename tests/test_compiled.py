@@ -368,6 +368,7 @@ def test_machine_code() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_several_devices() -> None:
     f, calls = counted(lambda x, y: x.sin() + y.to(x.device))
     run = compiled(f)

@@ -149,6 +149,8 @@ def _lanczos(p: Pencil, found: Any, count: int, seed: int) -> Any:
         sigma=p.shift,
         OPinv=linalg.LinearOperator(p.K.shape, matvec=inverse),
         v0=start - found @ (image.T @ start),
+        # fewer than twice the modes: more restarts, but less work and memory in all
+        ncv=min(len(image), max(20, count + count // 2 + 1)),
         tol=0,
     )[1]
 
