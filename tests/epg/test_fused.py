@@ -257,7 +257,7 @@ def test_an_unknown_path_in_the_environment_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MRSIM_ENGINE", "gpu")
-    with pytest.raises(ValueError, match="MRSIM_ENGINE: the paths are .*'gpu'"):
+    with pytest.raises(ValueError, match="MRSIM_ENGINE"):
         epg.fse(PLAIN, TRAIN)
 
 

@@ -8,6 +8,7 @@ kernel is given would take more memory than the states.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -111,8 +112,13 @@ def _with(fields: Sequence[Tensor], at: Sequence[int], xs: Sequence[Tensor]) -> 
 
 
 def _value(rule: Rule, fields: Sequence[Tensor], _: Sequence[Tensor]) -> Tensor:
-    out = _signal(rule.job, fields, ())
-    late.put(rule.job, fields, out, lambda out: _walk(rule, fields, (), out))
+    job, out = rule.job, _signal(rule.job, fields, ())
+    if job.physics.own and out.device.type == "cpu":  # no operation of torch may wait
+        columns = _columns(job, fields)
+        write = partial(forward, job.physics, job.table, columns, {}, out)
+        late.put(job, fields, out, write)
+    else:
+        _walk(rule, fields, (), out)
     return out[0]
 
 

@@ -20,7 +20,7 @@ class _Late(NamedTuple):
     what: object  # of these fields
     fields: tuple[Tensor, ...]
     out: Tensor
-    write: Callable[[Tensor], None]
+    write: Callable[[], None]
 
 
 _waiting: ContextVar[list[_Late] | None] = ContextVar("waiting", default=None)
@@ -48,7 +48,7 @@ def shared() -> Iterator[None]:
     try:
         yield
         for late in waiting:
-            late.write(late.out)
+            late.write()
     finally:
         _waiting.reset(token)
 
@@ -57,7 +57,7 @@ def put(
     what: object,
     fields: Sequence[Tensor],
     out: Tensor,
-    write: Callable[[Tensor], None],
+    write: Callable[[], None],
 ) -> None:
     """Write a value now, or later where values may wait.
 
@@ -65,11 +65,12 @@ def put(
         what: the function.
         fields: what it is of.
         out: gets it.
-        write: writes it.
+        write: writes it, without an operation of torch, which the transforms that are
+            active at the end would follow.
     """
     waiting = _waiting.get()
-    if waiting is None or out.device.type != "cpu":
-        write(out)
+    if waiting is None:
+        write()
     else:
         waiting.append(_Late(what, tuple(fields), out, write))
 
