@@ -58,6 +58,22 @@ def test_time_error_is_honest(two: torrey.Basis) -> None:
     assert torrey.time_error(two, ENCODINGS["pgse"]) == 0
 
 
+def test_constants_take_a_quicker_way_to_the_same(two: torrey.Basis) -> None:
+    for name in ("pgse", "trapezoid"):
+        alone = torrey.signal(two, ENCODINGS[name])
+        many = tree_map(lambda x: torch.stack([x, x]), two)
+        mapped = vmap(torrey.signal, (0, None))(many, ENCODINGS[name])
+        assert (mapped - alone).abs().max() < 1e-13
+    mesh, D = torrey.mesh_sphere(5e-3, size=2e-3), torch.tensor([2e-3])
+    plain, followed = (
+        torrey.laplace(*mesh, torrey.Water(D=d, T2=0.05), modes=9, method="sparse")
+        for d in (D, D.clone().requires_grad_())
+    )
+    for name in ("decay", "position", "weight", "relaxation"):
+        a, b = getattr(plain, name), getattr(followed, name)
+        assert (a - b).abs().max() <= 1e-12 * a.abs().max()
+
+
 def test_unequal_densities_equal_the_unsymmetric_system() -> None:
     mesh, water = meshes.pair(), meshes.TWO
     nodes, topology = mesh
