@@ -8,14 +8,12 @@ kernel is given would take more memory than the states.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mrsim import _remat
-from mrsim.epg.kernels import late
 from mrsim.epg.kernels.call import Physics
 from mrsim.epg.kernels.given import given
 from mrsim.epg.kernels.passes import backward, backward_of_forward, forward
@@ -112,20 +110,15 @@ def _with(fields: Sequence[Tensor], at: Sequence[int], xs: Sequence[Tensor]) -> 
 
 
 def _value(rule: Rule, fields: Sequence[Tensor], _: Sequence[Tensor]) -> Tensor:
-    job, out = rule.job, _signal(rule.job, fields, ())
-    if job.physics.own and out.device.type == "cpu":  # no operation of torch may wait
-        columns = _columns(job, fields)
-        write = partial(forward, job.physics, job.table, columns, {}, out)
-        late.put(job, fields, out, write)
-    else:
-        _walk(rule, fields, (), out)
+    out = _signal(rule.job, fields, ())
+    _walk(rule, fields, (), out)
     return out[0]
 
 
 def _push(rule: Rule, fields: Sequence[Tensor], moves: Sequence[Tensor]) -> Tensor:
     moves = _leading(rule, moves)
     out = _signal(rule.job, fields, moves)
-    _walk(rule, fields, moves, out, late.taken(rule.job, fields, (1, *out.shape[1:])))
+    _walk(rule, fields, moves, out)
     return out if rule.lead else out[0]
 
 
@@ -145,16 +138,12 @@ def _walk(
     fields: Sequence[Tensor],
     moves: Sequence[Tensor],
     out: Tensor,
-    value: Tensor | None = None,
 ) -> None:
     job, lead = rule.job, len(out) if moves else 0
     for cut, _ in _chunks(job, tuple(out.shape[2:]), lead):
         xs, ts = [cut(x) for x in fields], [cut(t) for t in moves]
         moved = _pushed(job, xs, rule.at, ts) if moves else {}
-        beside = None if value is None else cut(value)
-        forward(
-            job.physics, job.table, _columns(job, xs), moved, cut(out), value=beside
-        )
+        forward(job.physics, job.table, _columns(job, xs), moved, cut(out))
 
 
 def _pull(rule: Rule, fields: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Any:

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
+from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from mrsim import _remat
 from mrsim._recorder import opaque
-from mrsim.epg.kernels import late
 from mrsim.epg.kernels.family import Job, Rule, evaluated
 from mrsim.tree import smooth
 
@@ -36,10 +35,7 @@ def fused(job: Job, *fields: Tensor) -> Tensor:
     """
     if _plain(fields):
         return opaque(evaluated, Rule(job), *unwrap_dead_wrappers(fields))
-    if not late.pushed():
-        return _Fused.apply(Rule(job), *fields)  # pyright: ignore[reportReturnType]
-    with late.shared():
-        return _Fused.apply(Rule(job), *fields)  # pyright: ignore[reportReturnType]
+    return _Fused.apply(Rule(job), *fields)  # pyright: ignore[reportReturnType]
 
 
 def _plain(fields: Sequence[Tensor]) -> bool:
@@ -90,9 +86,11 @@ class _Fused(torch.autograd.Function):
         rule, inputs = ctx.rule, ctx.saved_tensors
         count = len(inputs)
         at = tuple(k for k, x in enumerate(inputs) if smooth(x))
-        if rule.kind == "value":
+        # torch.autograd.grad(…, is_grads_batched=True) has batches without a vmap rule
+        hidden = any(map(is_legacy_batchedtensor, cotangents))
+        if rule.kind == "value" and not hidden:
             made = _Fused.apply(Rule(rule.job, "pull", at), *inputs, *cotangents)
-        elif rule.kind == "push":
+        elif rule.kind == "push" and not hidden:
             wanted = any(ctx.needs_input_grad[1 + rule.fields :])
             back = replace(rule, kind="push_pull", wanted=wanted)
             at = (*rule.at, *range(rule.fields, count))

@@ -57,7 +57,6 @@ def forward(
     columns: Columns,
     moves: Columns,
     out: Tensor,
-    value: Tensor | None = None,
 ) -> None:
     """Walk there.
 
@@ -68,7 +67,6 @@ def forward(
         moves: tangents of some columns; none for the value.
         out: (leading, reading, *batch) complex, gets the signal's tangents, or with a
             leading 1 its value.
-        value: (1, reading, *batch) complex, gets the value beside tangents.
     """
     if out.device.type != "cpu":
         triton_passes().forward(physics, table, columns, moves, out)
@@ -83,8 +81,6 @@ def forward(
     for i in range(0, out.shape[0], MOST):
         part = out[i : i + MOST]
         arrays = [*read, *_tangents(moves, i), Array(SIGNAL, TANGENT, part, lead=True)]
-        if value is not None and not i:
-            arrays.append(Array(SIGNAL, VALUE, value, lead=True))
         variant = Variant(masks[i : i + MOST])
         call.walk(physics, table, arrays, batch, variant, 0, len(part))
 
