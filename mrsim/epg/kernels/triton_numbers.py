@@ -8,8 +8,8 @@ of them, (re, im). What is absent repeats what is there, and is not used.
 # Triton reads no annotation but constexpr.
 # pyright: reportArgumentType=false
 
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 
 
 @triton.jit

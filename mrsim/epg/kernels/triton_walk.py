@@ -15,8 +15,8 @@ takes a block of lanes at a time; axis 1 of the grid are tangents, or cotangents
 # Triton reads no annotation but constexpr, and a kernel is one piece
 # pyright: reportArgumentType=false
 
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 
 from mrsim.epg.kernels.triton_numbers import (
     coefs,
