@@ -1,5 +1,6 @@
 """Every law for every simulator."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,16 @@ from mrsim.epg import engine
 each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
+# a sequence adds a program to what the cases of `epg.run` show of high orders
+DEEP = {"third_derivatives_are_right", "mapped_hessians_are_loops"}
+BRISK = os.environ.get("HYPOTHESIS_PROFILE") == "ci"
+
+
 @each
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_law(law: Callable[[Case], None], case: Case) -> None:
+    if BRISK and law.__name__ in DEEP and case.f not in (epg.run, epg.fse, epg.dess):
+        pytest.skip("the profile ci leaves high orders of most sequences to the others")
     law(case)
 
 
