@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mrsim import __version__, demo, ivim_command, maps_command, tract_command
+from mrsim._command import available
 from mrsim.io import InputError
 from mrsim.units import deg, ms
 
@@ -143,7 +144,7 @@ def options(given: argparse.Namespace) -> demo.Options:
             n > 0 for n in effort.values()
         ),
         "--threads must be positive": given.threads > 0,
-        f"--device {given.device} is not available; use cpu": _available(given.device),
+        f"--device {given.device} is not available; use cpu": available(given.device),
     }
     for sentence, kept in rules.items():
         if not kept:
@@ -158,14 +159,6 @@ def options(given: argparse.Namespace) -> demo.Options:
         rms=given.rms_deg * deg,
         progress=not given.quiet,
     )
-
-
-def _available(device: str) -> bool:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        return False
-    return True
 
 
 if __name__ == "__main__":

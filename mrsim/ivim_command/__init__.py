@@ -1,8 +1,6 @@
 """``python -m mrsim ivim``: IVIM maps of a diffusion series, with their uncertainty."""
 
 import argparse
-import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -14,6 +12,15 @@ from torch import Tensor
 import mrsim
 from mrsim import io, ivim
 from mrsim._check import require
+from mrsim._command import (
+    SOFTWARE,
+    add_effort,
+    columns,
+    medians,
+    prepare,
+    subcommand,
+    write_json,
+)
 from mrsim.ivim_command.files import load_acquisition, save_maps
 from mrsim.ivim_command.methods import METHODS, MODELS, fitter
 from mrsim.series import Series, load, load_mask, voxels
@@ -36,12 +43,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     Returns:
         The subcommand's parser; its ``run`` is `run`.
     """
-    p = subparsers.add_parser(
-        "ivim",
-        help="IVIM maps of a diffusion series",
-        description=_ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = subcommand(subparsers, "ivim", run, "IVIM maps of a diffusion series", _ABOUT)
     p.add_argument("data", type=Path, help="4-D NIfTI series (x, y, z, volume)")
     p.add_argument("bval", type=Path, help="b values [s/mm²], one for each volume")
     p.add_argument("--bvec", type=Path, metavar="FILE", help="for --model dti")
@@ -76,10 +78,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     p.add_argument("--net", type=Path, metavar="FILE", help="of ivim.save_net")
     p.add_argument("--single", action="store_true", help="float32 instead of float64")
     p.add_argument("--compile", action="store_true", help="compile varpro's steps")
-    p.add_argument("--threads", type=int, metavar="N", default=1, help="of the CPU (1)")
-    p.add_argument("--device", default="cpu", help="of the fits: cpu, cuda (cpu)")
-    p.add_argument("--quiet", action="store_true", help="no progress, no table")
-    p.set_defaults(run=run)
+    add_effort(p, device="the fits")
     return p
 
 
@@ -97,8 +96,10 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         InputError: an input cannot be used.
     """
-    _check_options(given)
-    torch.set_num_threads(given.threads)
+    sigma = 1.0 if given.sigma is None else given.sigma
+    if given.starts < 1 or not sigma > 0:
+        raise io.InputError("--starts and --sigma must be positive")
+    prepare(given)
     dtype = torch.float32 if given.single else torch.float64
     series = load([given.data])
     q = load_acquisition(given.bval, given.bvec, given.cval, series, dtype)
@@ -111,31 +112,13 @@ def run(given: argparse.Namespace) -> int:
     about = {
         "Model": given.model,
         "Method": given.method or "least squares",
-        "SoftwareName": "mrsim",
-        "SoftwareVersion": mrsim.__version__,
-    }
+    } | SOFTWARE
     report = _report(maps) | {"seconds": round(time.perf_counter() - before, 3)} | about
     save_maps(given.out, maps, inside, series, about)
-    (given.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(given.out / "report.json", report)
     if not given.quiet:
         sys.stdout.write(f"{_table(report)}\nwritten to {given.out}/\n")
     return 0
-
-
-def _check_options(given: argparse.Namespace) -> None:
-    """Refuse, before the work, what cannot be done."""
-    sigma = 1.0 if given.sigma is None else given.sigma
-    if min(given.starts, given.threads) < 1 or not sigma > 0:
-        raise io.InputError("--starts, --threads and --sigma must be positive")
-    try:
-        torch.empty(0, device=given.device)
-    except (RuntimeError, AssertionError) as e:
-        text = f"--device {given.device} is not available; use cpu"
-        raise io.InputError(text) from e
-    try:
-        given.out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise io.InputError(f"--out {given.out} cannot be made: {e}") from e
 
 
 def _fitted(
@@ -162,22 +145,9 @@ def _report(maps: dict[str, Tensor]) -> dict[str, Any]:
     }
     if "converged" in maps:
         report["converged"] = round(float(maps["converged"].double().mean()), 5)
-    rows = {}
-    for name in (n for n in maps if f"{n}_sd" in maps):
-        pair = {"median": maps[name], "median_sd": maps[f"{name}_sd"]}
-        rows[name] = {kind: _median(x) for kind, x in pair.items()}
-    return report | {"maps": rows}
-
-
-def _median(x: Tensor) -> float | None:
-    known = x[x.isfinite()]
-    return float(known.median()) if len(known) else None
+    return report | {"maps": medians(maps, [n for n in maps if f"{n}_sd" in maps])}
 
 
 def _table(report: dict[str, Any]) -> str:
-    lines = [f"{'map':6}{'median':>12}{'median sd':>12}"]
-    for name, row in report["maps"].items():
-        cells = [f"{math.nan if v is None else v:12.4g}" for v in row.values()]
-        lines.append(f"{name:6}{''.join(cells)}")
     rest = f"{report['voxels']} voxels, {report['not_fitted']} of them not fitted"
-    return "\n".join([*lines, rest])
+    return "\n".join([*columns(report["maps"]), rest])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mrsim import io, ivim
+from mrsim._command import pair
 from mrsim.tree import get
 
 MODELS = {
@@ -111,17 +112,8 @@ def _invariants(tensors: Tensor) -> dict[str, Tensor]:
 
 
 def _bounds(given: list[str]) -> dict[str, tuple[float, float]]:
-    box = {}
-    for text in given:
-        name, _, pair = text.partition("=")
-        try:
-            low, high = map(float, pair.split(","))
-        except ValueError as e:
-            raise io.InputError(
-                f"--bounds {text} must be NAME=LOW,HIGH, such as Dp=0.005,0.2"
-            ) from e
-        box[name] = (low, high)
-    return box
+    example = "Dp=0.005,0.2"
+    return dict(pair("--bounds", text, "LOW,HIGH", example) for text in given)
 
 
 def _network(given: argparse.Namespace, q: ivim.Acquisition, box: Any) -> Fitter:

@@ -1,7 +1,6 @@
 """``python -m mrsim design``: protocols of least variance for given tissues."""
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -14,7 +13,7 @@ from torch import Tensor
 import mrsim
 from mrsim import design, io, phantom
 from mrsim._check import require
-from mrsim.maps_command.options import make_folder
+from mrsim._command import SOFTWARE, add_effort, prepare, subcommand, write_json
 from mrsim.maps_command.problems import PROBLEMS, Problem
 from mrsim.maps_command.report import write_html
 from mrsim.tissue import Tissue
@@ -46,13 +45,8 @@ def add_parser(subparsers: Any) -> None:
     Args:
         subparsers: what ``ArgumentParser.add_subparsers`` returned.
     """
-    p = subparsers.add_parser(
-        "design",
-        help="flips, TRs, TIs of least variance",
-        description=_ABOUT,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    title = "flips, TRs, TIs of least variance"
+    p = subcommand(subparsers, "design", run, title, _ABOUT, _EXAMPLES)
     p.add_argument("protocol", choices=[*PROBLEMS])
     p.add_argument("--out", type=Path, default=Path("mrsim-design"), help="folder")
 
@@ -98,9 +92,7 @@ def add_parser(subparsers: Any) -> None:
     e.add_argument("--iterations", type=int, default=200, metavar="N", help="(200)")
     e.add_argument("--memory-gib", type=float, default=1.0, metavar="G", help="(1)")
     e.add_argument("--seed", type=int, default=0, help="of the starts (0)")
-    e.add_argument("--threads", type=int, metavar="N", default=1, help="of the CPU (1)")
-    e.add_argument("--quiet", action="store_true", help="no progress, no table")
-    p.set_defaults(run=run, device="cpu")
+    add_effort(e)
 
 
 def run(given: argparse.Namespace) -> int:
@@ -116,8 +108,7 @@ def run(given: argparse.Namespace) -> int:
         InputError: an input cannot be used.
     """
     _check(given)
-    make_folder(given)
-    torch.set_num_threads(given.threads)
+    prepare(given)
     problem = PROBLEMS[given.protocol](given)
     maps, share = _tissues(given)
     tissues = problem.tissue(maps.T1, maps.T2)
@@ -127,12 +118,8 @@ def run(given: argparse.Namespace) -> int:
     except ValueError as e:
         raise io.InputError(str(e)) from e
     report = _report(problem, found, tissues, share, maps)
-    report |= {
-        "Model": given.protocol,
-        "seconds": round(time.perf_counter() - before, 2),
-        "SoftwareName": "mrsim",
-        "SoftwareVersion": mrsim.__version__,
-    }
+    seconds = round(time.perf_counter() - before, 2)
+    report |= {"Model": given.protocol, "seconds": seconds} | SOFTWARE
     _write(given, problem, found, report)
     if not given.quiet:
         sys.stdout.write(f"{_text(report)}\nwritten to {given.out}/\n")
@@ -144,11 +131,11 @@ def _check(given: argparse.Namespace) -> None:
         given.tr_ms = [12.0]
     given.tr_ms = given.tr_ms and [given.tr_ms[0], given.tr_ms[-1]]
     numbers = (given.echoes - 3, given.trs - 4, given.angles - 1, given.times - 2)
-    effort = (given.starts, given.iterations, given.threads, given.tissues)
+    effort = (given.starts, given.iterations, given.tissues)
     if min(*numbers, *effort) < 1 or not given.power >= 1:
         raise io.InputError(
             "at least 4 echoes, 5 TRs, 2 angles and 3 times are needed; --starts,"
-            " --iterations, --threads and --tissues are positive, --power is at least 1"
+            " --iterations and --tissues are positive, --power is at least 1"
         )
     if not 4 <= given.coefficients <= given.trs:
         raise io.InputError("--coefficients must lie between 4 and --trs")
@@ -258,7 +245,7 @@ def _write(
     rows = zip(*(v.tolist() for v in columns.values()), strict=True)
     lines += ["\t".join(f"{x:.6g}" for x in row) for row in rows]
     (given.out / "design.tsv").write_text("\n".join(lines) + "\n")
-    (given.out / "design.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(given.out / "design.json", report)
     figure = require("matplotlib.figure", "plot").Figure(
         figsize=(9, 3 * len(columns)), layout="constrained"
     )

@@ -1,8 +1,6 @@
 """``python -m mrsim fit``: parameter maps of a series, with their uncertainty."""
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,11 +15,12 @@ from torch.func import vmap
 import mrsim
 from mrsim import fit, io
 from mrsim._check import require
-from mrsim.maps_command.files import bids_prefix, finish, save_maps
+from mrsim._command import add_effort, prepare, subcommand
+from mrsim.maps_command.files import finish
 from mrsim.maps_command.models import MODELS, Model, Protocol
 from mrsim.maps_command.options import check, limits, priors
 from mrsim.maps_command.protocol import field_map, protocol
-from mrsim.maps_command.report import draw, summary, table, write_html
+from mrsim.maps_command.report import publish
 from mrsim.series import Series, load, load_mask, load_volume, voxels
 from mrsim.tree import get, put
 
@@ -49,13 +48,8 @@ def add_parser(subparsers: Any) -> None:
     Args:
         subparsers: what ``ArgumentParser.add_subparsers`` returned.
     """
-    p = subparsers.add_parser(
-        "fit",
-        help="T1, T2, T2*, B1 maps of a series",
-        description=_ABOUT,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    title = "T1, T2, T2*, B1 maps of a series"
+    p = subcommand(subparsers, "fit", run, title, _ABOUT, _EXAMPLES)
     p.add_argument(
         "data", type=Path, nargs="+", help="a 4-D NIfTI file, or several on one grid"
     )
@@ -92,10 +86,7 @@ def add_parser(subparsers: Any) -> None:
     e.add_argument("--starts", type=int, default=1, metavar="N", help="starts (1)")
     e.add_argument("--iterations", type=int, default=50, metavar="N", help="(50)")
     e.add_argument("--double", action="store_true", help="float64 instead of float32")
-    e.add_argument("--threads", type=int, metavar="N", default=1, help="of the CPU (1)")
-    e.add_argument("--device", default="cpu", help="of the fits: cpu, cuda (cpu)")
-    e.add_argument("--quiet", action="store_true", help="no progress, no table")
-    p.set_defaults(run=run)
+    add_effort(e, device="the fits")
 
 
 def run(given: argparse.Namespace) -> int:
@@ -112,7 +103,7 @@ def run(given: argparse.Namespace) -> int:
     """
     model = MODELS[given.model]
     check(given)
-    torch.set_num_threads(given.threads)
+    prepare(given)
     dtype = torch.float64 if given.double else torch.float32
     series = load(given.data)
     inside = load_mask(given.mask, series)
@@ -123,23 +114,10 @@ def run(given: argparse.Namespace) -> int:
         maps = _fitted(given, model, series, inside, known, q)
     except ValueError as e:
         raise io.InputError(str(e)) from e
-    about = {
-        "Model": given.model,
-        "Likelihood": given.likelihood,
-        "SoftwareName": "mrsim",
-        "SoftwareVersion": mrsim.__version__,
-    }
-    seconds = round(time.perf_counter() - before, 3)
-    report = summary(maps) | {"seconds": seconds} | about
-    prefix = bids_prefix(given.data[0])
-    files = save_maps(given.out, prefix, maps, inside, series, model, about)
-    picture = draw(given.out / f"{prefix}report.png", maps, inside, series)
-    report |= {"files": [f.name for f in (*files, picture)]}
-    write_html(given.out / f"{prefix}report.html", report, picture)
-    (given.out / f"{prefix}report.json").write_text(json.dumps(report, indent=2) + "\n")
+    seconds = time.perf_counter() - before
+    about = {"Model": given.model, "Likelihood": given.likelihood}
+    publish(given, maps, inside, series, model.suffix, about, seconds)
     finish(given.out)
-    if not given.quiet:
-        sys.stdout.write(f"{table(report)}\nwritten to {given.out}/\n")
     return 0
 
 

@@ -1,8 +1,6 @@
 """``python -m mrsim match``: T1 and T2 maps of fingerprints by a dictionary."""
 
 import argparse
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import mrsim
 from mrsim import epg, io, match
-from mrsim.maps_command.files import bids_prefix, save_maps
-from mrsim.maps_command.models import MODELS
-from mrsim.maps_command.options import make_folder
-from mrsim.maps_command.report import draw, summary, table, write_html
+from mrsim._command import add_effort, prepare, subcommand
+from mrsim.maps_command.report import publish
 from mrsim.series import load, load_mask, voxels
 from mrsim.tissue import Tissue
 from mrsim.units import deg, ms
@@ -43,13 +38,8 @@ def add_parser(subparsers: Any) -> None:
     Args:
         subparsers: what ``ArgumentParser.add_subparsers`` returned.
     """
-    p = subparsers.add_parser(
-        "match",
-        help="T1 and T2 maps of fingerprints",
-        description=_ABOUT,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    title = "T1 and T2 maps of fingerprints"
+    p = subcommand(subparsers, "match", run, title, _ABOUT, _EXAMPLES)
     p.add_argument(
         "data", type=Path, nargs="+", help="a 4-D NIfTI file, or several on one grid"
     )
@@ -70,9 +60,7 @@ def add_parser(subparsers: Any) -> None:
     d.add_argument("--t2-ms", **two, default=[10, 2500], metavar="MS", help="range")
     d.add_argument("--b1", **two, metavar="B", help="range of the transmit field (1)")
     d.add_argument("--steps", type=int, default=3, metavar="N", help="refinement (3)")
-    d.add_argument("--threads", type=int, metavar="N", default=1, help="of the CPU (1)")
-    d.add_argument("--quiet", action="store_true", help="no progress, no table")
-    p.set_defaults(run=run, device="cpu")
+    add_effort(d)
 
 
 def run(given: argparse.Namespace) -> int:
@@ -87,10 +75,9 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         InputError: an input cannot be used.
     """
-    if min(given.atoms, given.rank, given.threads) < 1 or given.steps < 0:
-        raise io.InputError("--atoms, --rank and --threads must be positive")
-    make_folder(given)
-    torch.set_num_threads(given.threads)
+    if min(given.atoms, given.rank) < 1 or given.steps < 0:
+        raise io.InputError("--atoms and --rank must be positive, --steps at least 0")
+    prepare(given)
     series = load(given.data)
     inside = load_mask(given.mask, series, signed=True)
     train = _schedule(given)
@@ -110,19 +97,9 @@ def run(given: argparse.Namespace) -> int:
         maps = _matched(given, train, data)
     except ValueError as e:
         raise io.InputError(str(e)) from e
-    about = {"Model": "mrf", "Atoms": given.atoms, "SoftwareName": "mrsim"}
-    about |= {"SoftwareVersion": mrsim.__version__}
-    report = summary(maps) | about
-    report |= {"seconds": round(time.perf_counter() - before, 3)}
-    prefix = bids_prefix(given.data[0])
-    model = MODELS["vfa"]._replace(suffix=_SUFFIX)
-    files = save_maps(given.out, prefix, maps, inside, series, model, about)
-    picture = draw(given.out / f"{prefix}report.png", maps, inside, series)
-    report |= {"files": [f.name for f in (*files, picture)]}
-    write_html(given.out / f"{prefix}report.html", report, picture)
-    (given.out / f"{prefix}report.json").write_text(json.dumps(report, indent=2) + "\n")
-    if not given.quiet:
-        sys.stdout.write(f"{table(report)}\nwritten to {given.out}/\n")
+    seconds = time.perf_counter() - before
+    about = {"Model": "mrf", "Atoms": given.atoms}
+    publish(given, maps, inside, series, _SUFFIX, about, seconds)
     return 0
 
 

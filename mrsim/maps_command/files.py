@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from mrsim import io
-from mrsim.maps_command.models import Model
 from mrsim.series import Series, volume
 
 _UNITS = {"T1": "s", "T2": "s", "M0": "arbitrary"}
@@ -34,7 +33,7 @@ def save_maps(
     maps: Mapping[str, Tensor],
     inside: Tensor,
     series: Series,
-    model: Model,
+    suffix: Mapping[str, str],
     about: Mapping[str, Any],
 ) -> list[Path]:
     """Write maps as NIfTI with BIDS names and sidecars; zero outside.
@@ -45,7 +44,7 @@ def save_maps(
         maps: name → (voxel,), ``name_sd`` beside ``name``.
         inside: (voxel,) where the voxels lie.
         series: whose grid, affine and header they take.
-        model: which names them.
+        suffix: name → what BIDS calls the map.
         about: what every sidecar says.
 
     Returns:
@@ -54,9 +53,8 @@ def save_maps(
     files = []
     for name, values in maps.items():
         base, _, kind = name.partition("_")
-        suffix = model.suffix.get(base, base)
         entity = "desc-sd_" if kind else ""
-        path = folder / f"{prefix}{entity}{suffix}.nii.gz"
+        path = folder / f"{prefix}{entity}{suffix.get(base, base)}.nii.gz"
         what = f"standard deviation of {base}" if kind else base
         units = "arbitrary" if base == "residual" else _UNITS.get(base, "1")
         text = {"Description": f"{what}, fitted by mrsim", "Units": units}

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from mrsim import io
+from mrsim._command import pair
 from mrsim.fit import Prior
 from mrsim.maps_command.models import Model
+
+_EXAMPLE = "T2=0.01,0.5"
 
 
 def check(given: argparse.Namespace) -> None:
@@ -18,39 +21,16 @@ def check(given: argparse.Namespace) -> None:
         given: from the parser.
 
     Raises:
-        InputError: a number is out of range, the device or the folder are not there.
+        InputError: a number is out of range.
     """
     sigma = 1.0 if given.sigma is None else given.sigma
-    if min(given.starts, given.threads, given.iterations) < 1 or not sigma > 0:
-        raise io.InputError(
-            "--starts, --threads, --iterations and --sigma must be positive"
-        )
+    if min(given.starts, given.iterations) < 1 or not sigma > 0:
+        raise io.InputError("--starts, --iterations and --sigma must be positive")
     if given.sigma is None and (given.prior or given.likelihood == "rician"):
         raise io.InputError(
             "--prior and --likelihood rician weigh the data by their noise; give"
             " --sigma, its standard deviation in the data's units"
         )
-    make_folder(given)
-
-
-def make_folder(given: argparse.Namespace) -> None:
-    """Make the folder for results, and look at the device.
-
-    Args:
-        given: from the parser.
-
-    Raises:
-        InputError: one of them is not available.
-    """
-    try:
-        torch.empty(0, device=given.device)
-    except (RuntimeError, AssertionError) as e:
-        text = f"--device {given.device} is not available; use cpu"
-        raise io.InputError(text) from e
-    try:
-        given.out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise io.InputError(f"--out {given.out} cannot be made: {e}") from e
 
 
 def limits(
@@ -70,7 +50,7 @@ def limits(
     """
     box = {n: model.bounds[n] for n in model.unknown if n in model.bounds}
     for text in texts:
-        name, (low, high) = _pair("--bounds", text, "LOW,HIGH")
+        name, (low, high) = pair("--bounds", text, "LOW,HIGH", _EXAMPLE)
         _require(name, model)
         box[name] = low, high
     return {n: (a, None if math.isinf(b) else b) for n, (a, b) in box.items()}
@@ -92,7 +72,7 @@ def priors(texts: Sequence[str], model: Model) -> dict[str, Prior]:
     made = {}
     for text in texts:
         kind, _, rest = text.rpartition(":")
-        name, (mean, sd) = _pair("--prior", rest, "MEAN,SD")
+        name, (mean, sd) = pair("--prior", rest, "MEAN,SD", _EXAMPLE)
         _require(name, model)
         if kind not in ("", "log") or not sd > 0:
             raise io.InputError(
@@ -100,17 +80,6 @@ def priors(texts: Sequence[str], model: Model) -> dict[str, Prior]:
             )
         made[name] = Prior(mean, sd, torch.log) if kind else Prior(mean, sd)
     return made
-
-
-def _pair(option: str, text: str, what: str) -> tuple[str, tuple[float, float]]:
-    name, _, pair = text.partition("=")
-    try:
-        first, second = map(float, pair.split(","))
-    except ValueError as e:
-        raise io.InputError(
-            f"{option} {text} must be NAME={what}, such as T2=0.01,0.5"
-        ) from e
-    return name, (first, second)
 
 
 def _require(name: str, model: Model) -> None:

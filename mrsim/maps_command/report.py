@@ -1,7 +1,9 @@
 """What a fit says: numbers, a picture of maps, and a page that holds both."""
 
+import argparse
 import base64
 import html
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from mrsim import plot
 from mrsim._check import require
+from mrsim._command import SOFTWARE, columns, median, medians, write_json
+from mrsim.maps_command.files import bids_prefix, save_maps
 from mrsim.series import Series, volume
 
 _OTHERS = ("residual", "score", "converged")
@@ -23,25 +27,47 @@ td,th{{padding:.2rem 1rem;text-align:right}}img{{max-width:100%}}</style></head>
 """
 
 
-def summary(maps: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Sum maps up.
+def publish(
+    given: argparse.Namespace,
+    maps: Mapping[str, Tensor],
+    inside: Tensor,
+    series: Series,
+    suffix: Mapping[str, str],
+    about: Mapping[str, Any],
+    seconds: float,
+) -> None:
+    """Write maps, numbers, a picture and a page, and say so.
 
     Args:
+        given: from the parser.
         maps: name → (voxel,), ``name_sd`` beside ``name``.
-
-    Returns:
-        Numbers that can be written as JSON.
+        inside: (voxel,) where they lie.
+        series: the grid.
+        suffix: name → what BIDS calls the map.
+        about: how the maps were made.
+        seconds: how long it took.
     """
+    about = {**about, **SOFTWARE}
+    prefix = bids_prefix(given.data[0])
+    files = save_maps(given.out, prefix, maps, inside, series, suffix, about)
+    picture = _drawn(given.out / f"{prefix}report.png", maps, inside, series)
+    report = _summary(maps) | {"seconds": round(seconds, 3)} | about
+    report |= {"files": [f.name for f in (*files, picture)]}
+    text = _text(report)
+    write_html(given.out / f"{prefix}report.html", report, picture, text)
+    write_json(given.out / f"{prefix}report.json", report)
+    if not given.quiet:
+        sys.stdout.write(f"{text}\nwritten to {given.out}/\n")
+
+
+def _summary(maps: Mapping[str, Tensor]) -> dict[str, Any]:
     first = next(iter(maps.values()))
-    rows = {n: {"median": _median(maps[n])} for n in _parameters(maps)}
-    for name in (n for n in rows if f"{n}_sd" in maps):
-        rows[name] |= {"median_sd": _median(maps[f"{name}_sd"])}
     return {
         "voxels": len(first),
         "not_fitted": int(first.isnan().sum()),
         "converged": round(float(maps["converged"].mean()), 5),
-        "median_residual": _median(maps["residual"]),
-        "maps": rows,
+        "median_residual": median(maps["residual"]),
+        "maps": medians(maps, _parameters(maps)),
     }
 
 
@@ -49,45 +75,18 @@ def _parameters(maps: Mapping[str, Tensor]) -> list[str]:
     return [n for n in maps if n not in _OTHERS and not n.endswith("_sd")]
 
 
-def _median(x: Tensor) -> float | None:
-    known = x[x.isfinite()]
-    return float(known.median()) if len(known) else None
-
-
-def table(report: Mapping[str, Any]) -> str:
-    """Lay the numbers of a report out for a terminal.
-
-    Args:
-        report: from `summary`.
-
-    Returns:
-        Lines of text.
-    """
-    lines = [f"{'map':12}{'median':>12}{'median sd':>12}"]
-    for name, row in report["maps"].items():
-        cells = ["-" if v is None else f"{v:.4g}" for v in row.values()]
-        lines.append(f"{name:12}{''.join(f'{c:>12}' for c in cells)}")
+def _text(report: Mapping[str, Any]) -> str:
     rest = (
         f"{report['voxels']} voxels: {report['not_fitted']} not fitted,"
         f" {100 * report['converged']:.2f} % converged"
     )
-    return "\n".join([*lines, rest])
+    return "\n".join([*columns(report["maps"]), rest])
 
 
-def draw(
+def _drawn(
     path: Path, maps: Mapping[str, Tensor], inside: Tensor, series: Series
 ) -> Path:
-    """Draw the fullest axial slice of every map above its standard deviation.
-
-    Args:
-        path: of the PNG.
-        maps: name → (voxel,).
-        inside: (voxel,) where they lie.
-        series: the grid.
-
-    Returns:
-        The path.
-    """
+    """Draw the fullest axial slice of every map above its standard deviation."""
     figure_of = require("matplotlib.figure", "plot")
     names = _parameters(maps)
     where = volume(torch.ones(len(inside)), inside, series) > 0
@@ -111,21 +110,24 @@ def draw(
     return path
 
 
-def write_html(path: Path, report: Mapping[str, Any], picture: Path) -> None:
+def write_html(
+    path: Path, report: Mapping[str, Any], picture: Path, text: str = ""
+) -> None:
     """Write a page with the numbers and the picture, in one file.
 
     Args:
         path: of the page.
         report: its numbers.
         picture: the PNG.
+        text: lines to show as they are.
     """
     rows = "".join(
         f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>"
         for k, v in report.items()
         if k not in ("files", "maps")
     )
-    text = "<pre>" + html.escape(table(report)) + "</pre>" if "maps" in report else ""
+    lines = f"<pre>{html.escape(text)}</pre>" if text else ""
     image = base64.b64encode(picture.read_bytes()).decode()
     title = f"mrsim {report.get('Model', '')}"
-    page = _PAGE.format(title=html.escape(title), rows=rows, text=text, image=image)
+    page = _PAGE.format(title=html.escape(title), rows=rows, text=lines, image=image)
     path.write_text(page, encoding="utf-8")

@@ -13,6 +13,7 @@ from torch.func import vmap
 
 from mrsim import tract
 from mrsim._check import require
+from mrsim._command import subcommand
 from mrsim.io import InputError
 from mrsim.tract_command import inputs
 from mrsim.tract_command.inputs import ALGORITHMS
@@ -35,12 +36,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     Returns:
         The subcommand's parser; its ``run`` is `run`.
     """
-    p = subparsers.add_parser(
-        "track",
-        help="streamlines of an FOD image",
-        description=_ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = subcommand(subparsers, "track", run, "streamlines of an FOD image", _ABOUT)
     p.add_argument("source", type=Path, help="FODs, diffusion series or vectors, 4-D")
     p.add_argument(
         "--out", type=Path, default=Path("tracks.tck"), help=".tck, .trk or .trx"
@@ -71,7 +67,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     p.add_argument("--compile", action="store_true", help="compile the peak search")
     p.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     p.add_argument("--quiet", action="store_true", help="no progress, no summary")
-    p.set_defaults(run=run)
     return p
 
 

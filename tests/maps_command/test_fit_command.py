@@ -157,7 +157,7 @@ def test_interrupted_run_goes_on(
     data, out = echoes(tmp_path, generator), tmp_path / "maps"
     words = (data, "--model", "t2", "--te-ms", *TE.tolist(), "--out", out)
     monkeypatch.setattr(maps_command._fit, "_CHUNK", 10)
-    monkeypatch.setattr(maps_command._fit, "draw", lambda *_: 1 / 0)
+    monkeypatch.setattr(maps_command.report, "_drawn", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         call(*words)
     assert len(list((out / "parts").iterdir())) == 3
