@@ -6,12 +6,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mrsim.fit.driver import Problem, chunk, least
-from mrsim.fit.implicit import Solve
 from mrsim.fit.local import Local, squares, tangent
 from mrsim.fit.magnitude import expand
 from mrsim.fit.prior import Priors, add, numbers
 from mrsim.fit.result import Fit, scaled
+from mrsim.fit.search import search
 from mrsim.fit.unknowns import (
     Bounds,
     check_dtypes,
@@ -20,7 +19,7 @@ from mrsim.fit.unknowns import (
     refuse_closures,
     unknowns,
 )
-from mrsim.tree import get, tree_flatten, tree_unflatten
+from mrsim.tree import get
 
 Likelihood = Literal["gaussian", "rician"]
 
@@ -107,11 +106,9 @@ def levenberg_marquardt(
         lower, upper = limits(chosen, at, bounds or {})
         width = None if sigma is None else torch.as_tensor(sigma).to(lower)
         known = width if weighted else None, numbers(priors, chosen, base, lower)
-        given = (lower, upper, data, base, args, known)
-        leaves, structure = tree_flatten(given)
+        given = (data, base, args, known)
 
-        def measure(x: Tensor, *leaves: Any) -> Local:
-            _, _, data, base, args, known = tree_unflatten(list(leaves), structure)
+        def measure(x: Tensor, data: Tensor, base: Any, args: Any, known: Any) -> Local:
             here = tangent(f, chosen, x, data, base, args)
             if rician:
                 wide = known[0].expand(data.shape).reshape(-1)
@@ -121,18 +118,8 @@ def levenberg_marquardt(
                 local = squares(here, data, known[0])
             return add(local, x, chosen, base, priors, known[1]) if priors else local
 
-        def begin(*leaves: Any) -> Tensor:
-            base = tree_unflatten(list(leaves), structure)[3]
-            return torch.cat([get(base, n).reshape(-1) for n in chosen])
-
-        problem = Problem(
-            measure=measure,
-            begin=begin,
-            iterations=iterations,
-            tolerance=tolerance or least(lower),
-            chunk=chunk(data),
-        )
-        x, cost, curve, converged, steps = Solve.apply(problem, *leaves)
+        found = search(measure, chosen, (lower, upper), given, iterations, tolerance)
+        x, cost, curve, converged, steps = found
         return Fit(
             params=filled(base, chosen, x),
             covariance=scaled(curve, cost, data, width, weighted=weighted),

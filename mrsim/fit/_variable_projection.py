@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from mrsim.fit.driver import Problem, chunk, least
-from mrsim.fit.implicit import Solve
 from mrsim.fit.local import Local, lengths, products, real, rounding
 from mrsim.fit.result import Fit, scaled
+from mrsim.fit.search import search
 from mrsim.fit.unknowns import (
     Bounds,
     check_dtypes,
@@ -21,7 +20,7 @@ from mrsim.fit.unknowns import (
     unknowns,
 )
 from mrsim.transform import value_and_jac
-from mrsim.tree import get, put, tree_flatten, tree_unflatten
+from mrsim.tree import get, put
 
 
 class _Split(NamedTuple):
@@ -93,15 +92,13 @@ def variable_projection(
         at = [get(base, n) for n in chosen]
         check_dtypes(data, dict(zip(chosen, at, strict=True)))
         lower, upper = limits(chosen, at, bounds or {})
-        leaves, structure = tree_flatten((lower, upper, data, base, args))
 
         def split(x: Tensor, data: Tensor, base: Any, args: Any) -> _Split:
             here = filled(base, chosen, x)
             both = value_and_jac(_basis(f, linear), *chosen)(here, *args)
             return _projected(*_checked(both, chosen, data), data)
 
-        def measure(x: Tensor, *leaves: Any) -> Local:
-            _, _, data, base, args = tree_unflatten(list(leaves), structure)
+        def measure(x: Tensor, data: Tensor, base: Any, args: Any) -> Local:
             made = split(x, data, base, args)
             fitted = real(data.reshape(-1) + made.residual)
             rest, r = real(made.rest), real(made.residual)
@@ -116,18 +113,9 @@ def variable_projection(
                 power=real(data.reshape(-1)).square().sum(),
             )
 
-        def begin(*leaves: Any) -> Tensor:
-            base = tree_unflatten(list(leaves), structure)[3]
-            return torch.cat([get(base, n).reshape(-1) for n in chosen])
-
-        problem = Problem(
-            measure=measure,
-            begin=begin,
-            iterations=iterations,
-            tolerance=tolerance or least(lower),
-            chunk=chunk(data),
-        )
-        x, cost, _, converged, steps = Solve.apply(problem, *leaves)
+        ends, given = (lower, upper), (data, base, args)
+        found = search(measure, chosen, ends, given, iterations, tolerance)
+        x, cost, _, converged, steps = found
         made = split(x, data, base, args)
         curve, phase = _curve(made)
         width = None if sigma is None else torch.as_tensor(sigma).to(lower)
