@@ -51,8 +51,8 @@ def load(path: str | Path) -> Image:
     try:
         file = nib.load(path)
         data = np.asarray(file.dataobj, dtype=np.float32)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError) as e:
-        raise InputError(f"{path} cannot be read as a NIfTI image: {e}") from e
+    except Exception as e:  # nibabel lets errors of zlib and numpy through
+        raise InputError(f"{path} cannot be read as a NIfTI image: {e!r}") from e
     if data.ndim > 3 and data.size == np.prod(data.shape[:3]):
         data = data.reshape(data.shape[:3])
     if data.ndim != 3:

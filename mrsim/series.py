@@ -79,8 +79,8 @@ def _open(path: Path) -> tuple[Any, Any]:
     try:
         file = nib.load(path)
         raw = file.dataobj.get_unscaled()
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError) as e:
-        raise io.InputError(f"{path} cannot be read as a NIfTI image: {e}") from e
+    except Exception as e:  # nibabel lets errors of zlib and numpy through
+        raise io.InputError(f"{path} cannot be read as a NIfTI image: {e!r}") from e
     if raw.ndim not in (3, 4):
         raise io.InputError(f"{path} must be 3-D or 4-D, got shape {raw.shape}")
     return raw, file

@@ -44,12 +44,18 @@ def load(path: str | Path, mark: Tensor) -> dict[str, Any] | None:
         The content, or ``None``.
 
     Raises:
-        ValueError: the file belongs to another problem.
+        ValueError: the file is damaged or belongs to another problem.
     """
     if not Path(path).exists():
         return None
-    content = torch.load(path, map_location=mark.device, weights_only=True)
-    known = content.pop("mark")
+    try:
+        content = torch.load(path, map_location=mark.device, weights_only=True)
+        known = content.pop("mark")
+    except Exception as e:  # torch lets errors of zip, pickle and its own through
+        raise ValueError(
+            f"design: {path} is no checkpoint, or damaged ({type(e).__name__}); delete"
+            f" it or give another path"
+        ) from e
     if known.shape != mark.shape or not torch.allclose(known, mark, rtol=1e-6, atol=0):
         raise ValueError(
             f"design: the checkpoint {path} is of another problem (its start, bounds or"

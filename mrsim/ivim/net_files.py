@@ -47,9 +47,15 @@ def load_net(path: str | Path) -> Any:
         The `PhysicsNet` or `PosteriorNet`.
 
     Raises:
-        ValueError: the file holds no network of these kinds.
+        ValueError: the file is missing, damaged or holds no such network.
     """
-    content = torch.load(path, weights_only=True)
+    try:
+        content = torch.load(path, weights_only=True)
+    except Exception as e:  # torch lets errors of zip, pickle and its own through
+        raise ValueError(
+            f"ivim: {path} is missing or damaged ({type(e).__name__}); write it with"
+            f" ivim.save_net"
+        ) from e
     kinds = {k.__name__: k for k in (PhysicsNet, PosteriorNet)}
     kind = kinds.get(content.pop("kind", "")) if isinstance(content, dict) else None
     if kind is None or set(content) != set(kind._fields):

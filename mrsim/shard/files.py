@@ -140,10 +140,10 @@ def leaf(store: Store, k: int, name: str) -> np.ndarray:
     """
     try:
         return np.load(leaf_path(store, k, name), mmap_mode="r")
-    except (OSError, ValueError) as e:
+    except Exception as e:  # numpy parses the header of a damaged file as Python
         raise StoreError(
             f"shard {k} of {shards(store)} of {store.folder} has no readable {name!r}"
-            f" ({e}); run the job again: what is complete is kept"
+            f" ({e!r}); run the job again: what is complete is kept"
         ) from e
 
 

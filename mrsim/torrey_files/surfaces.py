@@ -12,6 +12,7 @@ from mrsim.io import InputError
 from mrsim.torrey import Nodes, Topology, make_mesh, orient
 from mrsim.torrey_files.points import merge_points
 from mrsim.torrey_files.tetrahedra import read_file
+from mrsim.torrey_files.whole import check_numbers
 
 
 class Surface(NamedTuple):
@@ -45,8 +46,10 @@ def load_surface(path: str | Path, unit: float) -> Surface:
     if not len(facets):
         raise InputError(f"{path} holds no triangles")
     at = torch.from_numpy(np.asarray(points, np.float64)[:, :3] * unit)
+    corners = torch.from_numpy(np.asarray(facets).astype(np.int64))
+    check_numbers(path, at, corners)
     merged, number = merge_points(at)
-    triangles = number[torch.from_numpy(np.asarray(facets).astype(np.int64))]
+    triangles = number[corners]
     used, flat = triangles.unique(return_inverse=True)
     return Surface(merged[used], flat.reshape(-1, 3))
 

@@ -1,5 +1,6 @@
 """Neurons as trees of radii: the ``.swc`` files of NeuroMorpho.Org."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,22 +42,26 @@ def load_swc(path: str | Path, unit: float = um) -> Neuron:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the path of an .swc file")
-    lines = enumerate(path.read_text().splitlines(), 1)
+    text = path.read_text(encoding="utf-8", errors="replace")
     rows = {}
-    for k, line in lines:
-        text = line.partition("#")[0].split()
-        if not text:
+    for k, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
             continue
         try:
-            n, kind, x, y, z, r, parent = map(float, text[:7])
-        except ValueError as e:
+            x, y, z, r = map(float, words[2:6])
+            n, kind, parent = (int(float(words[i])) for i in (0, 1, 6))
+        except (ValueError, IndexError, OverflowError) as e:
             raise InputError(
                 f"{path}, line {k}: {line!r} is no sample; it must have number, kind,"
                 f" x, y, z, radius and parent"
             ) from e
-        if r <= 0:
-            raise InputError(f"{path}, line {k}: the radius must be positive, got {r}")
-        rows[int(n)] = (int(kind), (x, y, z), r, int(parent))
+        if not (r > 0 and all(map(math.isfinite, (x, y, z, r)))):
+            raise InputError(
+                f"{path}, line {k}: the radius must be positive and finite, and the"
+                f" position finite, got {line!r}"
+            )
+        rows[n] = (kind, (x, y, z), r, parent)
     if not rows:
         raise InputError(f"{path} holds no samples")
     return _assemble(path, rows, unit)

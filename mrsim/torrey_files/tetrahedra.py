@@ -14,6 +14,7 @@ from mrsim._check import require
 from mrsim.io import InputError
 from mrsim.torrey import Nodes, Topology, make_mesh, orient
 from mrsim.torrey_files.points import merge_points
+from mrsim.torrey_files.whole import check_numbers, check_whole
 
 _MARKS = ("gmsh:physical", "medit:ref", "tetgen:ref", "compartment", "marker")
 
@@ -35,8 +36,8 @@ def load_mesh(path: str | Path, unit: float) -> tuple[Nodes, Topology]:
         Positions [mm] and connectivity.
 
     Raises:
-        InputError: the file is missing, damaged, or has no tetrahedra.
-        ValueError: the mesh is faulty; the message names the first bad element.
+        InputError: the file is missing, damaged, or has no tetrahedra, or the mesh is
+            faulty; the message names the first bad element.
     """
     made = read_file(Path(path))
     found = {k: _cells(made, k) for k in ("tetra", "triangle")}
@@ -49,6 +50,7 @@ def load_mesh(path: str | Path, unit: float) -> tuple[Nodes, Topology]:
     points = torch.from_numpy(np.asarray(made.points, np.float64)[:, :3] * unit)
     elements, marks = found["tetra"]
     triangles, sides = found["triangle"]
+    check_numbers(Path(path), points, elements, triangles)
     points, number = merge_points(points)
     elements = number[elements]
     used, flat = elements.unique(return_inverse=True)
@@ -58,13 +60,16 @@ def load_mesh(path: str | Path, unit: float) -> tuple[Nodes, Topology]:
     )
     points = points[used]
     marked = sides is not None and len(triangles)
-    return make_mesh(
-        points,
-        orient(points, elements),
-        marks,
-        position[number[triangles]] if marked else None,
-        sides if marked else None,
-    )
+    try:
+        return make_mesh(
+            points,
+            orient(points, elements),
+            marks,
+            position[number[triangles]] if marked else None,
+            sides if marked else None,
+        )
+    except ValueError as e:
+        raise InputError(f"{path}: {e}") from e
 
 
 def save_mesh(path: str | Path, nodes: Nodes, topology: Topology, unit: float) -> Path:
@@ -109,13 +114,14 @@ def read_file(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the path of a mesh")
     meshio = require("meshio", "mesh")
+    check_whole(path)
     try:
         with np.errstate(over="ignore"):  # its guess of an .stl file's kind overflows
             return meshio.read(str(path))
-    except (meshio.ReadError, ValueError, KeyError, IndexError, OSError) as e:
-        raise InputError(f"{path} cannot be read as a mesh: {e!r}") from e
     except SystemExit as e:  # meshio's way to say that it does not know the format
         raise InputError(f"{path} is of no format that meshio knows") from e
+    except Exception as e:  # it checks little of what it reads
+        raise InputError(f"{path} cannot be read as a mesh: {e!r}") from e
 
 
 def _cells(made: Any, kind: str) -> tuple[Tensor, Tensor | None]:

@@ -9,6 +9,8 @@ from torch import Tensor
 from mrsim.io import InputError
 from mrsim.tract import Scheme, axes
 
+_ZERO = 10.0  # s/mm²: what MRtrix takes for b = 0
+
 
 def load_scheme(
     bvals: str | Path, bvecs: str | Path, affine: Tensor, volumes: int | None = None
@@ -47,7 +49,7 @@ def load_scheme(
     if torch.linalg.cross(block[:, 0], block[:, 1]) @ block[:, 2] > 0:
         flip = torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)
     u = torch.from_numpy(g) * flip @ axes(affine.double()).mT
-    return _scheme(torch.from_numpy(b), u)
+    return _scheme(bvals, torch.from_numpy(b), u)
 
 
 def load_gradients(path: str | Path) -> Scheme:
@@ -68,7 +70,8 @@ def load_gradients(path: str | Path) -> Scheme:
             f"{path} must have four columns x y z b, got {table.shape[-1]}; for FSL's"
             f" tables give bvals and bvecs"
         )
-    return _scheme(torch.from_numpy(table[:, 3].copy()), torch.from_numpy(table[:, :3]))
+    b, g = table[:, 3].copy(), table[:, :3]
+    return _scheme(path, torch.from_numpy(b), torch.from_numpy(g))
 
 
 def load_table(path: str | Path) -> Tensor:
@@ -86,9 +89,17 @@ def load_table(path: str | Path) -> Tensor:
     return torch.from_numpy(_numbers(path))
 
 
-def _scheme(b: Tensor, g: Tensor) -> Scheme:
+def _scheme(path: str | Path, b: Tensor, g: Tensor) -> Scheme:
     size = g.norm(dim=-1, keepdim=True)
     there = size.isfinite() & (size > 0)
+    bad = ~(b.isfinite() & (b >= 0) & (there[:, 0] | (b <= _ZERO)))
+    if bad.any():
+        k = int(bad.nonzero()[0, 0])
+        raise InputError(
+            f"{path}: volume {k} has b = {float(b[k]):g} s/mm² and the direction"
+            f" {g[k].tolist()}; b must be finite and not negative, and above"
+            f" {_ZERO:g} s/mm² a direction is needed"
+        )
     z = torch.tensor([0.0, 0.0, 1.0], dtype=g.dtype)
     return Scheme(b=b, directions=torch.where(there, g / size, z))
 
@@ -99,8 +110,7 @@ def _numbers(path: str | Path) -> np.ndarray:
     try:
         text = Path(path).read_text(encoding="utf-8").replace(",", " ")
         rows = [line.split("#")[0].split() for line in text.splitlines()]
-        return np.array([[float(x) for x in row] for row in rows if row]).reshape(
-            sum(map(bool, rows)), -1
-        )
+        table = np.array([[float(x) for x in row] for row in rows if row])
+        return table.reshape(sum(map(bool, rows)), -1)
     except ValueError as e:
         raise InputError(f"{path} must hold rows of equally many numbers: {e}") from e

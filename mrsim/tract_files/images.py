@@ -34,8 +34,8 @@ def load_volumes(path: str | Path) -> tuple[Tensor, Tensor]:
     try:
         file = nib.load(path)
         data = np.asarray(file.dataobj, dtype=np.float32)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as e:
-        raise InputError(f"{path} cannot be read as an image: {e}") from e
+    except Exception as e:  # nibabel lets errors of zlib and numpy through
+        raise InputError(f"{path} cannot be read as an image: {e!r}") from e
     return torch.from_numpy(data), torch.from_numpy(np.array(file.affine, dtype=float))
 
 

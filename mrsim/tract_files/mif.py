@@ -1,7 +1,9 @@
 """MRtrix's own image format."""
 
 import gzip
+import math
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +41,17 @@ def load_mif(path: Path) -> tuple[Tensor, Tensor]:
     try:
         with opened(path, "rb") as file:
             content = file.read()
-    except (OSError, EOFError) as e:
+    except (OSError, EOFError, zlib.error) as e:
         raise InputError(f"{path} cannot be read: {e}") from e
+    try:
+        return _decoded(path, content)
+    except InputError:
+        raise
+    except (KeyError, ValueError, IndexError, OverflowError) as e:
+        raise InputError(f"{path} has a header that cannot be used: {e!r}") from e
+
+
+def _decoded(path: Path, content: bytes) -> tuple[Tensor, Tensor]:
     text, _, _ = content.partition(b"\nEND\n")
     lines = text.decode("utf-8", errors="replace").splitlines()
     if not lines or lines[0].strip() != "mrtrix image":
@@ -48,29 +59,35 @@ def load_mif(path: Path) -> tuple[Tensor, Tensor]:
     pairs = [line.partition(":") for line in lines[1:]]
     fields = {k.strip(): v.strip() for k, _, v in pairs}
     turns = [v.strip() for k, _, v in pairs if k.strip() == "transform"]
-    try:
-        size = [int(x) for x in fields["dim"].split(",")]
-        spacing = [float(x) for x in fields["vox"].split(",")][:3]
-        rows = [[float(x) for x in row.split(",")] for row in turns[:3]]
-        where, _, start = fields["file"].partition(" ")
-        kind = _KINDS[fields["datatype"]]
-        layout = [(x[0] == "-", int(x[1:])) for x in fields["layout"].split(",")]
-        if kind is None or where != ".":
-            raise InputError(
-                f"{path}: bit images and separate data files are not read here;"
-                f" convert it with: mrconvert {path} image.nii.gz"
-            )
-        flat = np.frombuffer(content, kind, int(np.prod(size)), int(start))
-    except (KeyError, ValueError, IndexError) as e:
-        raise InputError(f"{path} has a header that cannot be used: {e!r}") from e
-    # layout: the rank of each axis by stride, and whether it runs backwards
+    size = [int(x) for x in fields["dim"].split(",")]
+    where, _, start = fields["file"].partition(" ")
+    kind = _KINDS[fields["datatype"]]
+    if kind is None or where != ".":
+        raise InputError(
+            f"{path}: bit images and separate data files are not read here;"
+            f" convert it with: mrconvert {path} image.nii.gz"
+        )
+    if min(size) < 1:
+        raise InputError(f"{path}: dim must be positive, got {fields['dim']}")
+    flat = np.frombuffer(content, kind, math.prod(size), int(start))
+    # the rank of each axis by stride, and whether it runs backwards
+    layout = [(x[0] == "-", int(x[1:])) for x in fields["layout"].split(",")]
     order = sorted(range(len(size)), key=lambda k: layout[k][1])
     data = flat.reshape([size[k] for k in order], order="F")
     data = data.transpose([order.index(k) for k in range(len(size))])
     data = np.flip(data, tuple(k for k, (back, _) in enumerate(layout) if back))
-    low, gain = (float(x) for x in re.split(r"[ ,]+", fields.get("scaling", "0,1"))[:2])
-    affine = np.eye(4)
-    affine[:3] = rows if rows else np.eye(3, 4)
-    affine[:3, :3] = affine[:3, :3] * np.array(spacing)
+    gains = re.split(r"[ ,]+", fields.get("scaling", "0,1"))
+    low, gain = (float(x) for x in gains[:2])
     values = np.ascontiguousarray(low + gain * data, dtype=np.float32)
-    return torch.from_numpy(values), torch.from_numpy(affine)
+    return torch.from_numpy(values), _affine(path, fields["vox"], turns)
+
+
+def _affine(path: Path, vox: str, turns: list[str]) -> Tensor:
+    spacing = [float(x) for x in vox.split(",")][:3]
+    affine = np.eye(4)
+    if turns:
+        affine[:3] = [[float(x) for x in row.split(",")] for row in turns[:3]]
+    affine[:3, :3] = affine[:3, :3] * np.array(spacing)
+    if not np.isfinite(affine).all():
+        raise InputError(f"{path}: vox and transform must be finite")
+    return torch.from_numpy(affine)
