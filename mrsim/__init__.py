@@ -6,6 +6,7 @@ from mrsim import (
     epg as epg,
     fit as fit,
     image as image,
+    interop as interop,
     ivim as ivim,
     match as match,
     noise as noise,
@@ -16,6 +17,7 @@ from mrsim import (
 )
 from mrsim._batched import batched as batched
 from mrsim._check import check as check
+from mrsim._citation import citation as citation
 from mrsim._compiled import compiled as compiled
 from mrsim._covariance import covariance as covariance, logdet as logdet
 from mrsim._crlb import (

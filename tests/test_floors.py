@@ -8,7 +8,10 @@ import pytest
 
 import mrsim
 
-EXTRAS = ["scipy", "nibabel", "nilearn", "pandas", "matplotlib", "tqdm", "blochsim"]
+EXTRAS = [
+    *("scipy", "nibabel", "nilearn", "pandas", "matplotlib", "tqdm", "blochsim"),
+    *("plotly", "xarray"),
+]
 
 
 def modules_after(statement: str) -> set[str]:

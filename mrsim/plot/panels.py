@@ -1,7 +1,4 @@
-"""Panels of figures: trains, curves, maps, point spreads, bars (extra ``demo``).
-
-Each function draws into matplotlib axes that the caller made.
-"""
+"""Panels of figures: trains, curves, one map, point spreads, bars."""
 
 from collections.abc import Mapping
 from typing import Any
