@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mrsim._check import check_floats
+from mrsim._eager import eager
 from mrsim.tract._driver import drive
 from mrsim.tract._options import Options
 from mrsim.tract._path import attach
@@ -51,6 +52,7 @@ class Track:
     reasons: Tensor  # (2,) how each half ended: an index into `tract.REASONS`
 
 
+@eager
 def stream(seed: Tensor | Seed, field: Kind, options: Options) -> Track:
     """Follow a streamline from a seed both ways.
 

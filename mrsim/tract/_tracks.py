@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mrsim._check import traced
+from mrsim._eager import eager
 from mrsim.tract._driver import drive
 from mrsim.tract._options import Options
 from mrsim.tract._stream import Kind, Seed, Track, prepared
@@ -24,6 +25,7 @@ class Tracks:
     reasons: Tensor  # (tracks, 2) how each half ended: an index into `tract.REASONS`
 
 
+@eager
 def tracks(seeds: Tensor | Seed, field: Kind, options: Options) -> Tracks:
     """Follow streamlines from many seeds; as `stream`, for files and figures.
 
@@ -96,6 +98,15 @@ def tracks_in_chunks(
 
     Yields:
         The tracks of each chunk.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> one = torch.tensor([1.0, 0, 0, 1.0, 0, 0]).expand(5, 5, 5, 6)  # along z
+    >>> fod = tract.Field(coefficients=one, affine=torch.eye(4))
+    >>> opts = tract.options(fod, step=0.5, minlength=0.0)
+    >>> seeds = torch.tensor([[2.0, 2, 2], [2.0, 2, 1], [2.0, 2, 3]])
+    >>> [len(bundle.points) for bundle in tracks_in_chunks(seeds, fod, opts, 2)]
+    [22, 11]
     """
     start = seeds if isinstance(seeds, Seed) else Seed(position=seeds)
     ways = start.direction
@@ -114,6 +125,15 @@ def ragged(track: Track) -> Tracks:
 
     Returns:
         The same tracks, differentiable as they are.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> one = torch.tensor([1.0, 0, 0, 1.0, 0, 0]).expand(5, 5, 5, 6)  # along z
+    >>> fod = tract.Field(coefficients=one, affine=torch.eye(4))
+    >>> opts = tract.options(fod, step=0.5, minlength=0.0)
+    >>> seeds = torch.tensor([[2.0, 2, 2], [2.0, 2, 1]])
+    >>> ragged(torch.func.vmap(tract.stream, (0, None, None))(seeds, fod, opts)).offsets
+    tensor([ 0, 11, 22])
     """
     held = torch.arange(track.points.shape[1], device=track.points.device)
     held = held < track.length[:, None]
@@ -136,6 +156,15 @@ def selected(bundle: Tracks, which: Tensor | None = None) -> Tracks:
 
     Returns:
         Those tracks, in their order.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> one = torch.tensor([1.0, 0, 0, 1.0, 0, 0]).expand(5, 5, 5, 6)  # along z
+    >>> fod = tract.Field(coefficients=one, affine=torch.eye(4))
+    >>> opts = tract.options(fod, step=0.5, minlength=0.0)
+    >>> bundle = tracks(torch.tensor([[2.0, 2, 2], [2.0, 2, 1]]), fod, opts)
+    >>> selected(bundle, torch.tensor([False, True])).offsets
+    tensor([ 0, 11])
     """
     kept = bundle.accepted if which is None else which
     length = bundle.offsets.diff()
@@ -161,6 +190,14 @@ def downsample(bundle: Tracks, ratio: int) -> Tracks:
 
     Raises:
         ValueError: the ratio is below 1.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> one = torch.tensor([1.0, 0, 0, 1.0, 0, 0]).expand(5, 5, 5, 6)  # along z
+    >>> fod = tract.Field(coefficients=one, affine=torch.eye(4))
+    >>> opts = tract.options(fod, step=0.5, minlength=0.0)
+    >>> downsample(tracks(torch.tensor([[2.0, 2, 2]]), fod, opts), 5).offsets
+    tensor([0, 3])
     """
     if ratio < 1:
         raise ValueError(f"tract.downsample: ratio must be at least 1, got {ratio}")

@@ -237,3 +237,14 @@ def test_the_kernel_follows_several_subjects() -> None:
     same = made.length == wanted.length
     assert same.float().mean() > 0.9
     assert torch.allclose(made.points[same], wanted.points[same], atol=2e-3)
+
+
+def test_torch_compile_leaves_tracking_alone() -> None:
+    seed = tract.Seed(position=SEEDS.position[0], direction=SEEDS.direction[0])
+
+    def twice(seed: tract.Seed, field: tract.Field) -> Tensor:
+        return 2 * tract.stream(seed, field, OPTIONS).points
+
+    made = torch.compile(twice, backend="eager")(seed, FIELD)
+    assert torch.equal(made, twice(seed, FIELD))
+    assert made.abs().max() > 1
