@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mrsim.torrey._lbfgs import Loss, Metric, advance, begin
 from mrsim.torrey.progress import progress_bar
-from mrsim.tree import record
+from mrsim.tree import put, record
 
 Remesh = Callable[[Any], tuple[Any, Loss, Metric | None] | None]
 
@@ -99,9 +99,7 @@ def optimise_mesh(
                 break
     except KeyboardInterrupt:
         pass
-    return Optimised(
-        params=problem.tree(best.x),
-        loss=best.value,
-        history=torch.stack(history),
-        finished=finished,
+    made = Optimised(
+        params=None, loss=best.value, history=torch.stack(history), finished=finished
     )
+    return put(made, "params", problem.tree(best.x))  # a tuple of records stays one

@@ -5,7 +5,6 @@ Meshes are in millimetres here; files carry no unit, so that loading asks for it
 
 from mrsim.torrey_files.pictures import (
     draw_history as draw_history,
-    draw_mesh as draw_mesh,
     draw_quality as draw_quality,
 )
 from mrsim.torrey_files.surfaces import (

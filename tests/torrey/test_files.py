@@ -10,7 +10,7 @@ from mrsim.io import InputError
 from mrsim.units import um
 
 pytest.importorskip("meshio")
-from mrsim import torrey_files
+from mrsim import plot, torrey_files
 
 TWO = torrey.mesh_sphere([3 * um, 5 * um], size=2.5 * um)
 SWC = """# a soma of three points, one dendrite that forks, one axon
@@ -175,7 +175,7 @@ def test_pictures_hold_every_facet():
 
     figure = plt.figure()
     space = figure.add_subplot(1, 3, 1, projection="3d")
-    torrey_files.draw_mesh(space, *TWO)
+    plot.mesh(space, *TWO)
     drawn = space.collections[0]
     figure.canvas.draw()
     assert len(drawn.get_facecolor()) == len(TWO[1].outer)
