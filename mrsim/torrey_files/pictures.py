@@ -1,4 +1,4 @@
-"""Pictures of a mesh's quality and of fits, drawn into matplotlib axes that the caller made."""
+"""Pictures of a mesh's quality and of fits, drawn into axes of matplotlib."""
 
 from typing import Any
 
