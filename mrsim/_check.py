@@ -10,6 +10,7 @@ import math
 import sys
 import warnings
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from types import FrameType
 from typing import Any
 
@@ -44,37 +45,36 @@ def check_floats(where: str, **fields: Any) -> None:
         TypeError: a value is no floating tensor, or dtypes differ.
         ValueError: devices differ.
     """
-    present = {n: v for n, v in fields.items() if v is not None}
-    for name, value in present.items():
-        if isinstance(value, int):
+    first, like = "", None
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise TypeError(f"{where}: {name} must be {_no_float(name, value)}")
+        if like is None:
+            first, like = name, value
+        elif value.dtype != like.dtype:
             raise TypeError(
-                f"{where}: {name} must be a floating-point tensor, got the int {value};"
-                f" write the float {float(value)}"
+                f"{where}: {first} is {like.dtype} but {name} is {value.dtype}; bring"
+                f" all records to one dtype with mrsim.to(record, dtype=...)"
             )
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"{where}: {name} must be a floating-point tensor, got a"
-                f" {type(value).__name__}; convert it with torch.as_tensor({name})"
-            )
-        if not value.is_floating_point():
-            raise TypeError(
-                f"{where}: {name} must be a floating-point tensor, got {value.dtype};"
-                f" convert it with {name}.to(torch.get_default_dtype())"
-            )
-    first = next(iter(present), "")
-    for name in present:
-        if present[name].dtype != present[first].dtype:
-            raise TypeError(
-                f"{where}: {first} is {present[first].dtype} but {name} is"
-                f" {present[name].dtype}; bring all records to one dtype with"
-                f" mrsim.to(record, dtype=...)"
-            )
-        if present[name].device != present[first].device:
+        elif value.device != like.device:
             raise ValueError(
-                f"{where}: {first} is on {present[first].device} but {name} is on"
-                f" {present[name].device}; move all records to one device with"
+                f"{where}: {first} is on {like.device} but {name} is on"
+                f" {value.device}; move all records to one device with"
                 f" mrsim.to(record, device=...)"
             )
+
+
+def _no_float(name: str, value: Any) -> str:
+    wanted = "a floating-point tensor, got"
+    if isinstance(value, int):
+        return f"{wanted} the int {value}; write the float {float(value)}"
+    if not isinstance(value, Tensor):
+        kind = type(value).__name__
+        return f"{wanted} a {kind}; convert it with torch.as_tensor({name})"
+    usual = f"{name}.to(torch.get_default_dtype())"
+    return f"{wanted} {value.dtype}; convert it with {usual}"
 
 
 def check_shapes(where: str, record: Any, **shapes: str) -> dict[str, int]:
@@ -93,16 +93,16 @@ def check_shapes(where: str, record: Any, **shapes: str) -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     owner: dict[str, str] = {}
+    held = vars(record)
     for name, axes in shapes.items():
-        value = getattr(record, name)
-        if not isinstance(value, Tensor):
+        value = held[name]
+        if not isinstance(value, Tensor) or not (axes or value.ndim):
             continue
-        wanted = tuple(axes.split())
-        got = tuple(value.shape)
+        wanted, got = _axes(axes), value.shape
         if len(got) != len(wanted):
             raise ValueError(
-                f"{where}: {name} must have shape ({', '.join(wanted)}), got {got};"
-                f" {_remedy(where, record, len(got) - len(wanted))}"
+                f"{where}: {name} must have shape ({', '.join(wanted)}), got"
+                f" {tuple(got)}; {_remedy(where, record, len(got) - len(wanted))}"
             )
         for axis, size in zip(wanted, got, strict=True):
             if sizes.setdefault(axis, size) != size:
@@ -112,6 +112,11 @@ def check_shapes(where: str, record: Any, **shapes: str) -> dict[str, int]:
                 )
             owner.setdefault(axis, name)
     return sizes
+
+
+@lru_cache(maxsize=256)
+def _axes(names: str) -> tuple[str, ...]:
+    return tuple(names.split())
 
 
 def _remedy(where: str, record: Any, extra: int) -> str:
@@ -297,9 +302,9 @@ def require(module: str, extra: str) -> Any:
 def concrete(x: Tensor) -> bool:
     """Tell whether a tensor's values can be looked at: nothing traces it."""
     return not (
-        x.is_meta
+        torch.compiler.is_compiling()  # first: a compiler cannot follow the others
+        or x.is_meta
         or traced(x)
-        or torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
     )
 

@@ -5,10 +5,16 @@ batch changes no other.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from mrsim import _levels
+from mrsim._check import concrete
+from mrsim._levels import Family, no_derivative
+from mrsim._recorder import opaque
 
 _ROUNDING = 10.0  # times eps and p: errors of the eigenvalues of a unit-diagonal matrix
 
@@ -52,11 +58,11 @@ def logdet(information: Tensor) -> Tensor:
     >>> mrsim.logdet(torch.diag(torch.tensor([2.0, 3.0]))).exp()
     tensor(6.)
     """
-    f = _regular(information.double(), torch.finfo(information.dtype).eps)
-    root = torch.linalg.cholesky_ex(f.matrix)[0].diagonal()
-    value = 2 * (root.log() + f.unit.log()).sum()
-    lost = (f.absent | f.coupled).any()
-    return (torch.where(lost, -math.inf, value) + f.poison).to(information.dtype)
+    dtype, information = information.dtype, information.double()
+    f = _regular(information, torch.finfo(dtype).eps)
+    root = torch.linalg.cholesky_ex(information * f.unit + f.shift)[0].diagonal()
+    value = 2 * root.log().sum() - f.unit.diagonal().log().sum()
+    return torch.where((f.absent | f.coupled).any(), -math.inf, value).to(dtype)
 
 
 class Bound(NamedTuple):
@@ -78,47 +84,91 @@ def invert(information: Tensor, eps: float) -> Bound:
         The covariance and which parameters have none.
     """
     f = _regular(information, eps)
-    inverse = torch.linalg.inv_ex(f.matrix)[0] / (f.unit * f.unit.unsqueeze(-1))
-    lost = f.absent | f.coupled
-    blank = torch.diag_embed(torch.full_like(f.unit, math.inf))
-    matrix = torch.where(lost | lost.unsqueeze(-1), blank, inverse)
-    return Bound(matrix + f.poison, f.absent, f.coupled)
+    inverse = torch.linalg.inv_ex(information * f.unit + f.shift)[0]
+    return Bound(inverse * f.scale + f.blank, f.absent, f.coupled)
 
 
 class _Regular(NamedTuple):
-    matrix: Tensor  # (p, p) unit-diagonal and invertible: R + P
-    unit: Tensor  # (p,) by which rows and columns were divided
+    """Constants that make a Fisher matrix F regular: F ∘ unit + shift."""
+
+    unit: Tensor  # (p, p) gives F the unit diagonal; 0 where F has no information
+    shift: Tensor  # (p, p) projector on the null space, 1 where there is no information
+    scale: Tensor  # (p, p) takes the inverse back; 0 where it is lost
+    blank: Tensor  # (p, p) inf on the diagonal where it is lost
     absent: Tensor
     coupled: Tensor
-    poison: Tensor  # () 0, or NaN with NaN derivatives where F is not finite
 
 
 def _regular(information: Tensor, eps: float) -> _Regular:
-    """Return a Fisher matrix with the unit diagonal and without null space.
+    """Return what gives a Fisher matrix the unit diagonal and takes its null space.
 
     With P the projector on the null space of the scaled matrix R, R + P is invertible,
     and where P eⱼ = 0 its inverse holds the exact bound of parameter j: R y = eⱼ has a
     solution with P y = 0, so (R + P) y = eⱼ. That stays true when R moves and P does
-    not, so P is a constant of every derivative.
+    not, so P and the scaling are constants of every derivative. Where F is not finite
+    they are NaN, and so are all derivatives.
+
+    Returns:
+        The constants.
     """
+    return _Regular(*_levels.apply(_CONSTANTS, eps, information.detach()))
+
+
+def _analysed(eps: float, information: Tensor) -> tuple[Tensor, ...]:
+    """Analyse matrices (…, p, p) that no transform follows."""
     size = information.shape[-1]
     eye = torch.eye(size, dtype=information.dtype, device=information.device)
-    # eigh raises for a whole batch that holds one NaN
-    finite = information.isfinite().all()
-    safe = torch.where(finite, information, eye)
-    absent = safe.detach().diagonal() <= 0
-    unit = torch.where(absent, 1.0, safe.diagonal()).sqrt()
-    ratios = safe / (unit * unit.unsqueeze(-1))
-    scaled = torch.where(absent | absent.unsqueeze(-1), eye, ratios)
-    values, vectors = torch.linalg.eigh(scaled.detach())
     tolerance = _ROUNDING * eps * size
-    lasting = torch.where(values <= tolerance, 1.0, values).amin()
-    null = vectors * (values <= tolerance)
+    diagonal = information.diagonal(dim1=-2, dim2=-1)
+    root = diagonal.rsqrt()
+    unit = root.unsqueeze(-1) * root.unsqueeze(-2)
+    scaled = information * unit
+    if not concrete(information) or not _regular_already(scaled - tolerance * eye):
+        return _singular(information, eye, tolerance)
+    none = diagonal < 0
+    nought = torch.zeros_like(information)
+    return unit, nought, unit.clone(), nought.clone(), none, none.clone()
+
+
+def _regular_already(reduced: Tensor) -> bool:
+    """Tell whether all matrices are positive definite, which is soon found out."""
+    failed = torch.linalg.cholesky_ex(reduced)[1]
+    return not failed.any() and bool(reduced.sum().isfinite())
+
+
+def _singular(information: Tensor, eye: Tensor, tolerance: float) -> tuple[Tensor, ...]:
+    # eigh raises for a whole batch that holds one NaN
+    finite = information.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    safe = torch.where(finite, information, eye)
+    diagonal = safe.diagonal(dim1=-2, dim2=-1)
+    absent = diagonal <= 0
+    root = torch.where(absent, 0.0, diagonal.rsqrt())
+    unit = root.unsqueeze(-1) * root.unsqueeze(-2)
+    own = torch.diag_embed(absent.to(unit.dtype))
+    values, vectors = torch.linalg.eigh(safe * unit + own)
+    lasting = torch.where(values <= tolerance, 1.0, values).amin(-1, keepdim=True)
+    null = vectors * (values <= tolerance).unsqueeze(-2)
     projector = null @ null.mT
     # rounding turns a null vector by tolerance / (distance to the other eigenvalues)
     turned = (tolerance / lasting).square().clamp_max(tolerance)
-    coupled = projector.diagonal() > turned
-    # where() alone would give a NaN matrix the derivative 0
-    factor = torch.where(finite, 1.0, math.nan)
-    poison = torch.where(finite, 0.0, information).sum() * factor
-    return _Regular(scaled + projector, unit, absent, coupled, poison)
+    coupled = projector.diagonal(dim1=-2, dim2=-1) > turned
+    lost = absent | coupled
+    poison = torch.where(finite, 1.0, math.nan)
+    kept = torch.where(lost.unsqueeze(-1) | lost.unsqueeze(-2), 0.0, unit)
+    blank = torch.diag_embed(torch.where(lost, math.inf, 0.0))
+    return unit * poison, projector + own, kept * poison, blank, absent, coupled
+
+
+def _value(eps: float, information: Tensor) -> Any:
+    return opaque(_analysed, eps, information)
+
+
+def _mapped(
+    eps: float, _: int, dims: Sequence[int | None], inputs: Sequence[Tensor]
+) -> Any:
+    dim = dims[0] or 0
+    out = _levels.apply(_CONSTANTS, eps, inputs[0].movedim(dim, 0))
+    return out, (0,) * len(out)
+
+
+_CONSTANTS = Family(_value, push=no_derivative, pull=no_derivative, vmap=_mapped)

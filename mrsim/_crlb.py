@@ -17,10 +17,9 @@ from torch import Tensor
 
 from mrsim._check import concrete
 from mrsim._covariance import Bound, invert
-from mrsim.transform import promoted, value_and_jac
-from mrsim.tree import fields, get, names as field_names, only
-
-_ROUNDING = 100.0  # times eps √samples: noise of a Jacobian's column against ‖s‖
+from mrsim._gram import gram, noise
+from mrsim.transform import flattened, forward_rows, promoted
+from mrsim.tree import get, metadata, names as field_names, only
 
 
 def fisher(
@@ -217,38 +216,32 @@ def _measure(
     args: tuple[Any, ...],
 ) -> _Found:
     given, owners = promoted(args, wanted)
-    value, jacobian = value_and_jac(f, *wanted)(*given)
+    value, rows = forward_rows(*flattened(f, given, owners, wanted))
     if not isinstance(value, Tensor):
         raise TypeError(
             f"crlb: f must return one tensor, the signal, got {type(value).__name__};"
             f" stack or concatenate its parts"
         )
-    parts = jacobian if isinstance(jacobian, tuple) else (jacobian,)
-    holder = dict(zip(sorted(set(owners)), parts, strict=True))
-    named = list(zip(owners, wanted, strict=True))
-    columns = [get(holder[i], n).reshape(value.numel(), -1) for i, n in named]
-    # JᵀJ squares the condition number: double precision keeps a float32 J's accuracy
-    wide = torch.complex128 if value.is_complex() else torch.float64
-    j, s = torch.cat(columns, 1).to(wide), value.detach().reshape(-1).to(wide)
     w = _spread("sigma", sigma, value) ** -2
     if weights is not None:
         w = w * _spread("weights", weights, value)
-    raw = (j.mH @ (w.unsqueeze(-1) * j)).real
-    noise = _ROUNDING * torch.finfo(value.dtype).eps * math.sqrt(value.numel())
-    energy = (w.detach() * (s.conj() * s).real).sum()
-    scale = torch.cat([_scale(given[i], n) for i, n in named])
-    silent = scale.square() * raw.detach().diagonal() <= noise**2 * energy
-    # the value becomes 0; its derivatives stay, since they need not vanish with it
-    clean = raw - torch.where(silent | silent.unsqueeze(-1), raw.detach(), 0.0)
+    raw = gram(rows.flatten(1), w)
+    named = list(zip(owners, wanted, strict=True))
     values = [get(given[i], n) for i, n in named]
-    matrix = clean + _prior(prior, wanted, values)
+    floors = tuple(_floor(given[i], n) for i, n in named)
+    # the value becomes 0; its derivatives stay, since they need not vanish with it
+    matrix = raw - noise(floors, raw, value, w, values)
+    if prior:
+        matrix = matrix + _prior(prior, wanted, values)
     shapes = [x.shape for x in values]
     return _Found(matrix, value.real.dtype, given, owners, shapes)
 
 
 def _spread(name: str, x: float | Tensor, like: Tensor) -> Tensor:
-    """Return a factor for each entry of a tensor, flat and in double precision."""
+    """Return a factor for each entry of a tensor, flat, or one for all."""
     given = torch.as_tensor(x, dtype=torch.float64, device=like.device)
+    if not given.ndim:
+        return given.reshape(1)
     try:
         return given.expand(like.shape).reshape(-1)
     except RuntimeError as e:
@@ -258,15 +251,11 @@ def _spread(name: str, x: float | Tensor, like: Tensor) -> Tensor:
         ) from e
 
 
-def _scale(owner: Any, name: str) -> Tensor:
-    """Return the size of a parameter's natural change, for each of its entries."""
-    x = get(owner, name)
+def _floor(owner: Any, name: str) -> float:
+    """Return the least size of a parameter's natural change."""
     head, _, last = name.rpartition(".")
     holder = get(owner, head) if head else owner
-    meta = next(f.metadata for f in fields(holder) if f.name == last)
-    floor = 1.0 if meta.get("neutral") == 0 else 0.0
-    largest = x.detach().double().abs().amax().clamp_min(floor)
-    return torch.where(largest == 0, 1.0, largest).expand(x.numel())
+    return 1.0 if metadata(type(holder), last).get("neutral") == 0 else 0.0
 
 
 def _prior(
@@ -279,7 +268,7 @@ def _prior(
             f" {tuple(wanted)}; add them to nuisance"
         )
     parts = [
-        _spread(f"prior of {n}", prior.get(n, math.inf), x)
+        _spread(f"prior of {n}", prior.get(n, math.inf), x).expand(x.numel())
         for n, x in zip(wanted, values, strict=True)
     ]
     return torch.diag_embed(torch.cat(parts) ** -2)

@@ -23,6 +23,10 @@ from mrsim.tree import tree_leaves, tree_map
 
 _OPS = torch.ops.aten
 _SAME = {_OPS.detach.default, _OPS.alias.default}
+_SHAPES = {  # of whose inputs only the shapes matter
+    *(_OPS.zeros_like.default, _OPS.ones_like.default, _OPS.full_like.default),
+    *(_OPS.new_zeros.default, _OPS.new_ones.default, _OPS.new_full.default),
+}
 _VALUES = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 _EXITS = {Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__}
 
@@ -54,6 +58,8 @@ class Recorder(TorchDispatchMode):
         self.graph = torch.fx.Graph()
         self.held = torch.nn.Module()
         self.varying: set[int] = set()  # storages that depend on arguments or chance
+        self.written: set[int] = set()  # storages that some operation writes into
+        self.constants: dict[torch.fx.Node, Tensor] = {}
         self.paused = False
         self.opaque_calls = 0
 
@@ -68,9 +74,22 @@ class Recorder(TorchDispatchMode):
         return x
 
     def finish(self, out: Sequence[Tensor]) -> torch.fx.GraphModule:
-        self.graph.output(tuple(self._node(x) for x in out))
+        result = self.graph.output(tuple(self._node(x) for x in out))
+        self._fold(result)
         self.graph.eliminate_dead_code()
         return torch.fx.GraphModule(self.held, self.graph)
+
+    def _fold(self, result: torch.fx.Node) -> None:
+        """Hold what is the same in every call; what goes out is a copy of it."""
+        for node, x in self.constants.items():
+            if not node.users or _storage(x) in self.written:
+                continue
+            with self.graph.inserting_before(node):
+                held = self._held(x)
+                if result in node.users:
+                    fresh = self.graph.call_function(_OPS.clone.default, (held,))
+                    result.replace_input_with(node, fresh)
+            node.replace_all_uses_with(held)
 
     def __torch_dispatch__(
         self,
@@ -88,16 +107,18 @@ class Recorder(TorchDispatchMode):
             func = _OPS.zeros.default  # whose products are fast
         nodes = tree_map(self._stand_in, given)
         sources = {_storage(x) for x in tree_leaves(given) if isinstance(x, Tensor)}
-        varies = bool(sources & self.varying)
+        varies = bool(sources & self.varying) and func not in _SHAPES
         if varies:
             _refuse_values(func, args)
         varies = varies or torch.Tag.nondeterministic_seeded in func.tags
         out = func(*args, **given[1])
+        self._forget(out, sources)
         if func in _SAME:
             self._mark(out, self._node(args[0]), varies=varies)
             return out
-        if varies and func._schema.is_mutable:
-            self.varying |= sources
+        if func._schema.is_mutable:
+            self.written |= {_storage(x) for x in _written(func, args)}
+            self.varying |= sources if varies else set()
         if any(isinstance(x, Tensor) for x in tree_leaves(out)):
             node = self.graph.call_function(func, *nodes)
             self._mark_all(out, node, varies=varies)
@@ -117,6 +138,12 @@ class Recorder(TorchDispatchMode):
         self._mark_all(out, node, varies=True)
         return out
 
+    def _forget(self, out: Any, sources: set[int]) -> None:
+        """Forget the storages that lay where new ones do."""
+        found = {_storage(x) for x in tree_leaves(out) if isinstance(x, Tensor)}
+        self.varying -= found - sources
+        self.written -= found - sources
+
     def varies(self, x: Tensor) -> bool:
         return not (self.paused or traced(x)) and _storage(x) in self.varying
 
@@ -124,6 +151,8 @@ class Recorder(TorchDispatchMode):
         x._mrsim_node = node  # pyright: ignore[reportAttributeAccessIssue]
         if varies:
             self.varying.add(_storage(x))
+        else:
+            self.constants.setdefault(node, x)
 
     def _mark_all(self, out: Any, node: torch.fx.Node, *, varies: bool) -> None:
         if isinstance(out, Tensor):
@@ -147,8 +176,9 @@ class Recorder(TorchDispatchMode):
         return node
 
     def _literal(self, x: Tensor) -> Tensor:
-        constant = self.graph.call_function(_OPS.clone.default, (self._held(x),))
         made = x.clone()
+        self._forget(made, set())
+        constant = self.graph.call_function(_OPS.clone.default, (self._held(x),))
         self._mark(made, constant, varies=False)
         return made
 
@@ -188,6 +218,13 @@ class _Exits(TorchFunctionMode):
 
 def _storage(x: Tensor) -> int:
     return x.untyped_storage()._cdata
+
+
+def _written(func: Any, args: tuple[Any, ...]) -> Iterator[Tensor]:
+    """Yield what an operation writes into."""
+    for given, x in zip(func._schema.arguments, args, strict=False):
+        if given.alias_info is not None and given.alias_info.is_write:
+            yield from (y for y in tree_leaves(x) if isinstance(y, Tensor))
 
 
 def _refuse_values(func: Any, args: tuple[Any, ...]) -> None:

@@ -1,6 +1,6 @@
 """Rematerialising segments: functions that carry their own derivative rules.
 
-A segment is an `autograd.Function` of flat tensors whose forward keeps no tape. Its
+A segment is a function of flat tensors (see `mrsim._levels`) that keeps no tape. Its
 derivative rules are segments again, made of ``jvp(f)`` and ``vjp(f)``, so the family is
 closed under differentiation: every composition of torch.func transforms works, to any
 order, and memory is that of one recomputed segment.
@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from mrsim import _levels
 from mrsim._check import traced
+from mrsim._levels import Family
 from mrsim.tree import filled, smooth, tree_flatten, tree_leaves, tree_unflatten
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -109,7 +111,7 @@ def _content(cell: CellType) -> Any:
 
 def apply(segment: Segment, *inputs: Tensor) -> Any:
     """Run a segment under the transforms now active."""
-    return _Closed.apply(segment, *inputs)
+    return _levels.apply(_CLOSED, segment, *inputs)
 
 
 def _moving(inputs: Sequence[Tensor]) -> tuple[int, ...]:
@@ -127,71 +129,86 @@ def _tangent(segment: Segment, at: Sequence[int], n: int) -> Segment:
     return made._replace(f=segment.push, leading=True) if segment.push else made
 
 
-def _cotangent(segment: Segment, at: Sequence[int], n: int) -> Segment:
-    """Return the vjp of a segment of n inputs with respect to those at ``at``."""
+def _cotangent(
+    segment: Segment, at: Sequence[int], n: int, given: Sequence[bool] = ()
+) -> Segment:
+    """Return the vjp of a segment of n inputs with respect to those at ``at``.
+
+    Cotangents of all outputs are given, or of those that ``given`` tells.
+    """
 
     def f(*inputs: Tensor) -> Any:
         primals = (inputs[k] for k in at)
         out, pull, *_ = torch.func.vjp(filled(segment.f, inputs[:n], at), *primals)
-        return pull(inputs[n] if isinstance(out, Tensor) else tuple(inputs[n:]))
+        if isinstance(out, Tensor):
+            return pull(inputs[n])
+        bars = iter(inputs[n:])
+        all_given = given or (True,) * len(out)
+        pairs = zip(out, all_given, strict=True)
+        return pull(tuple(next(bars) if g else torch.zeros_like(y) for y, g in pairs))
 
     return Segment(f, n, trailing=segment.trailing, expand=True)
 
 
-class _Closed(torch.autograd.Function):
-    @staticmethod
-    def forward(segment: Segment, *inputs: Tensor) -> Any:
-        out = segment.f(*inputs)
-        if isinstance(out, Tensor):
-            return _own(out, inputs)
-        return tuple(_own(y, inputs) for y in out)
+def _value(segment: Segment, *inputs: Tensor) -> Any:
+    out = segment.f(*inputs)
+    if isinstance(out, Tensor):
+        return _own(out, inputs)
+    return tuple(_own(y, inputs) for y in out)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Any) -> None:
-        ctx.segment = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
-        ctx.save_for_forward(*inputs[1:])
 
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        inputs = ctx.saved_tensors
-        at = _moving(inputs)
-        rule = _cotangent(ctx.segment, at, len(inputs))
-        grads = dict(zip(at, _Closed.apply(rule, *inputs, *cotangents), strict=True))
-        return None, *(grads.get(k) for k in range(len(inputs)))
+def along(segment: Segment, inputs: Sequence[Tensor], tangents: Sequence[Any]) -> Any:
+    """Return a segment's tangents; ``None`` for an input's stands for zero."""
+    at = _moving(inputs)
+    rule = _tangent(segment, at, len(inputs))
+    moves = (tangents[k] for k in at)
+    given = [
+        torch.zeros_like(inputs[k]) if t is None else t
+        for k, t in zip(at, moves, strict=True)
+    ]
+    return apply(rule, *inputs, *given)
 
-    @staticmethod
-    def jvp(ctx: Any, _: Any, *tangents: Tensor) -> Any:
-        inputs = ctx.saved_tensors
-        at = _moving(inputs)
-        rule = _tangent(ctx.segment, at, len(inputs))
-        return _Closed.apply(rule, *inputs, *(tangents[k] for k in at))
 
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, segment: Segment, *inputs: Tensor) -> Any:
-        dims, size = in_dims[1:], info.batch_size
-        if segment.trailing and any(d is not None for d in dims[: segment.primals]):
-            moved = [
-                _last(x, d, size if segment.expand else 1)
-                for x, d in zip(inputs, dims, strict=True)
-            ]
-            out = _Closed.apply(segment, *moved)
-            return out, _everywhere(out, last=True)
-        pairs = zip(inputs, dims, strict=True)
-        moved = [x if d is None else x.movedim(d, 0) for x, d in pairs]
-        if segment.leading:
-            n = segment.primals
-            moved[n:] = [
-                x.expand(size, *x.shape).contiguous() if d is None else x
-                for x, d in zip(moved[n:], dims[n:], strict=True)
-            ]
-            inner = segment._replace(leading=False)
-        else:
-            mapped = tuple(None if d is None else 0 for d in dims)
-            f = torch.func.vmap(segment.f, in_dims=mapped)
-            inner = segment._replace(f=f, push=None)
-        out = _Closed.apply(inner, *moved)
-        return out, _everywhere(out, last=False)
+def back(
+    segment: Segment, inputs: Sequence[Tensor], cotangents: Sequence[Any], _: Any
+) -> Sequence[Tensor | None]:
+    """Return the cotangents of a segment's inputs from those of its outputs."""
+    at = _moving(inputs)
+    given = [c is not None for c in cotangents]
+    rule = _cotangent(segment, at, len(inputs), given)
+    bars = (c for c in cotangents if c is not None)
+    grads = dict(zip(at, apply(rule, *inputs, *bars), strict=True))
+    return [grads.get(k) for k in range(len(inputs))]
+
+
+def _mapped(
+    segment: Segment, size: int, dims: Sequence[int | None], inputs: Sequence[Tensor]
+) -> Any:
+    if segment.trailing and any(d is not None for d in dims[: segment.primals]):
+        moved = [
+            _last(x, d, size if segment.expand else 1)
+            for x, d in zip(inputs, dims, strict=True)
+        ]
+        out = apply(segment, *moved)
+        return out, _everywhere(out, last=True)
+    pairs = zip(inputs, dims, strict=True)
+    moved = [x if d is None else x.movedim(d, 0) for x, d in pairs]
+    if segment.leading:
+        n = segment.primals
+        moved[n:] = [
+            x.expand(size, *x.shape).contiguous() if d is None else x
+            for x, d in zip(moved[n:], dims[n:], strict=True)
+        ]
+        inner = segment._replace(leading=False)
+    else:
+        mapped = tuple(None if d is None else 0 for d in dims)
+        f = torch.func.vmap(segment.f, in_dims=mapped)
+        inner = segment._replace(f=f, push=None)
+    out = apply(inner, *moved)
+    return out, _everywhere(out, last=False)
+
+
+_CLOSED = Family(value=_value, push=along, pull=back, vmap=_mapped)
 
 
 def _last(x: Tensor, dim: int | None, size: int) -> Tensor:

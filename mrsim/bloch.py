@@ -67,9 +67,8 @@ def run(tissue: Tissue, program: Program, spins: int | None = None) -> Tensor:
     >>> bloch.run(Tissue(T1=1.0, T2=0.1), train).real
     tensor([0.9048, 0.8187])
     """
-    fields, pools = checked("bloch.run", tissue, program)
+    x, pools = checked("bloch.run", tissue, program)
     _refuse(tissue, program)
-    x = {n: v for n, v in fields.items() if v is not None}
     voxel = _voxel(x, pools, program, spins)
     z = voxel.rest.expand(-1, voxel.spread.shape[1], voxel.place.shape[1])
     flat = torch.zeros_like(z[: pools.free])

@@ -97,13 +97,7 @@ def value_and_jac(
     def run(*args: Any) -> tuple[Any, Any]:
         chosen = tuple(dict.fromkeys(wanted or _present(args[0])))
         given, owners = promoted(args, chosen)
-        leaves, structure = tree_flatten(tuple(given))
-        places = tree_unflatten(list(range(len(leaves))), structure)
-        where = [get(places[i], n) for i, n in zip(owners, chosen, strict=True)]
-
-        def flat(*xs: Any) -> Any:
-            return f(*tree_unflatten(list(xs), structure))
-
+        flat, leaves, where = flattened(f, given, owners, chosen)
         pick = _forward if mode == "forward" else _reverse
         value, columns = pick(flat, leaves, where, chunk_size)
         parts: dict[int, dict[str, Any]] = {i: {} for i in sorted(owners)}
@@ -113,6 +107,16 @@ def value_and_jac(
         return value, made[0] if len(made) == 1 else made
 
     return run
+
+
+def flattened(
+    f: Callable[..., Any], args: Sequence[Any], owners: Sequence[int], names: Any
+) -> tuple[Callable[..., Any], list[Any], list[int]]:
+    """Return ``f`` as a function of leaves, these, and where the named fields are."""
+    leaves, structure = tree_flatten(tuple(args))
+    places = tree_unflatten(list(range(len(leaves))), structure)
+    where = [get(places[i], n) for i, n in zip(owners, names, strict=True)]
+    return lambda *xs: f(*tree_unflatten(list(xs), structure)), leaves, where
 
 
 def _present(x: Any) -> list[str]:
@@ -187,37 +191,70 @@ def _push(f: Callable[..., Any], leaves: Sequence[Any], moves: Sequence[Any]) ->
     # An operand without one costs a dispatch through Python (about 100 µs an operation)
     # and turns 0-d float32 tangents into float64, as does a Python number.
     at = [k for k, x in enumerate(leaves) if smooth(x)]
-    primals = tuple(leaves[k].contiguous() for k in at)  # jvp refuses stride 0
+    primals = tuple(_dense(leaves[k]) for k in at)
     moving = tuple(moves[k] for k in at)
     value, move, *_ = torch.func.jvp(filled(f, leaves, at), primals, moving)
-    return value, tree_map(lambda y, v: v.to(y.dtype), value, move)
+    return value, tree_map(_as, value, move)
+
+
+def _as(like: Tensor, x: Tensor) -> Tensor:
+    return x if x.dtype == like.dtype else x.to(like.dtype)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """Return a tensor without strides of 0, which jvp refuses."""
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def forward_rows(
+    f: Callable[..., Any], leaves: list[Any], where: list[int], chunk: int | None = None
+) -> tuple[Any, Any]:
+    """Return a function's value and its derivatives by each number of some leaves.
+
+    Args:
+        f: a function of the leaves.
+        leaves: its arguments.
+        where: positions of the leaves by which it is differentiated.
+        chunk: how many tangents travel at once; all by default.
+
+    Returns:
+        The value, and the derivatives on a first axis.
+    """
+    sizes = [leaves[k].numel() for k in where]
+    first = leaves[where[0]]
+    eye = torch.eye(sum(sizes), dtype=first.dtype, device=first.device)
+    still = [_zero_tangent(x) for x in leaves]
+
+    def push(*parts: Tensor) -> Any:
+        moves = list(still)
+        for k, part in zip(where, parts, strict=True):
+            moves[k] = part
+        return _push(f, leaves, moves)
+
+    # jvp copies tangents that do not start where their memory does
+    pairs = zip(where, eye.split(sizes, 1), strict=True)
+    rows = [x.clone().reshape(len(eye), *leaves[k].shape) for k, x in pairs]
+    copies, columns = torch.func.vmap(push, chunk_size=chunk)(*rows)
+    return tree_map(lambda y: y[0], copies), columns
 
 
 def _forward(
     f: Callable[..., Any], leaves: list[Any], where: list[int], chunk: int | None
 ) -> tuple[Any, list[Any]]:
-    sizes = [leaves[k].numel() for k in where]
-    first = leaves[where[0]]
-    eye = torch.eye(sum(sizes), dtype=first.dtype, device=first.device)
-
-    def push(row: Tensor) -> Any:
-        moves = [_zero_tangent(x) for x in leaves]
-        for k, part in zip(where, row.split(sizes), strict=True):
-            moves[k] = part.reshape(leaves[k].shape)
-        return _push(f, leaves, moves)
-
-    copies, columns = torch.func.vmap(push, chunk_size=chunk)(eye)
-    value = tree_map(lambda y: y[0], copies)
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    value, columns = forward_rows(f, leaves, where, chunk)
+    shapes = [leaves[k].shape for k in where]
+    sizes = [shape.numel() for shape in shapes]
 
     def part(start: int, size: int, shape: torch.Size) -> Any:
         def cut(c: Tensor) -> Tensor:
+            if not shape:
+                return c.select(0, start)
             column = c.narrow(0, start, size).movedim(0, -1)
             return column.reshape((*c.shape[1:], *shape))
 
         return tree_map(cut, columns)
 
-    shapes = [leaves[k].shape for k in where]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return value, [part(*a) for a in zip(starts, sizes, shapes, strict=True)]
 
 

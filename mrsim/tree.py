@@ -8,7 +8,8 @@ This is the only file that touches torch's (private) pytree registry.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar, dataclass_transform
 
 import optree
@@ -70,13 +71,12 @@ def record(cls: type[R]) -> type[R]:
     """
     cls.__post_init__ = _convert  # pyright: ignore[reportAttributeAccessIssue]
     made: Any = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
-    leafy = tuple(f.name for f in fields(made) if not f.metadata.get("static"))
-    fixed = tuple(f.name for f in fields(made) if f.metadata.get("static"))
+    leafy, fixed = leaf_names(made), _static_names(made)
 
     def flatten(x: Any) -> tuple[list[Any], tuple[Any, ...]]:
-        present = tuple(n for n in leafy if getattr(x, n) is not None)
-        values = tuple(getattr(x, n) for n in fixed)
-        return [getattr(x, n) for n in present], (present, values)
+        held = x.__dict__
+        present = tuple([n for n in leafy if held[n] is not None])
+        return [held[n] for n in present], (present, tuple([held[n] for n in fixed]))
 
     def unflatten(children: Iterable[Any], context: Any) -> Any:
         present, values = context
@@ -111,12 +111,36 @@ def record(cls: type[R]) -> type[R]:
 
 def fields(x: Any) -> tuple[dataclasses.Field[Any], ...]:
     """Return the dataclass fields of a record or of its class."""
-    return dataclasses.fields(x)
+    return _fields(x if isinstance(x, type) else type(x))
+
+
+@cache
+def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+
+
+@cache
+def leaf_names(cls: type) -> tuple[str, ...]:
+    """Return the names of a record class's fields that are no structure."""
+    return tuple(f.name for f in _fields(cls) if not f.metadata.get("static"))
+
+
+@cache
+def _static_names(cls: type) -> tuple[str, ...]:
+    return tuple(f.name for f in _fields(cls) if f.metadata.get("static"))
+
+
+@cache
+def metadata(cls: type, name: str) -> Mapping[str, Any]:
+    """Return what a record class declares of a field."""
+    return next(f.metadata for f in _fields(cls) if f.name == name)
 
 
 def is_record(x: Any) -> bool:
     """Tell whether ``x`` is an instance of a class made by `record`."""
-    return dataclasses.is_dataclass(x) and type(x) in _pytree.SUPPORTED_NODES
+    return hasattr(type(x), "__dataclass_fields__") and (
+        type(x) in _pytree.SUPPORTED_NODES
+    )
 
 
 def smooth(x: Any) -> bool:
@@ -137,12 +161,9 @@ def filled(
 
 
 def _convert(self: Any) -> None:
-    given = {
-        f.name: getattr(self, f.name)
-        for f in fields(self)
-        if not f.metadata.get("static")
-    }
-    if all(v is None or isinstance(v, Tensor) for v in given.values()):
+    held = self.__dict__
+    given = {name: held[name] for name in leaf_names(type(self))}
+    if not any(map(_is_bare, given.values())):
         return
     typed = {n: _tensor(v, torch.empty(0)) for n, v in given.items() if _has_dtype(v)}
     first = next((v for v in typed.values() if v.is_floating_point()), torch.empty(0))
@@ -152,6 +173,10 @@ def _convert(self: Any) -> None:
     for name, value in made.items():
         object.__setattr__(self, name, value)
     check_values(type(self).__name__, given | made, made)
+
+
+def _is_bare(value: Any) -> bool:
+    return value is not None and not isinstance(value, Tensor)
 
 
 def _has_dtype(value: Any) -> bool:
@@ -177,7 +202,17 @@ def _tensor(value: Any, like: Tensor) -> Tensor:
 
 def replace(x: R, /, **changes: Any) -> R:
     """Return a copy of the record with the named fields changed."""
-    return dataclasses.replace(x, **changes)  # pyright: ignore[reportArgumentType]
+    out = object.__new__(type(x))
+    out.__dict__.update(x.__dict__)
+    if not changes.keys() <= out.__dict__.keys():
+        have = ", ".join(f.name for f in fields(x))
+        raise TypeError(
+            f"replace: {type(x).__name__} has no field"
+            f" {', '.join(sorted(changes.keys() - out.__dict__.keys()))}; it has {have}"
+        )
+    out.__dict__.update(changes)
+    _convert(out)
+    return out
 
 
 def get(x: Any, name: str) -> Any:
@@ -200,14 +235,12 @@ def put(x: R, name: str, value: Any) -> R:
 
 def names(x: Any, prefix: str = "") -> Iterator[str]:
     """Yield the dotted names of every field that can be a leaf, present or not."""
-    for f in fields(x):
-        value = getattr(x, f.name)
-        if f.metadata.get("static"):
-            continue
+    for name in leaf_names(type(x)):
+        value = getattr(x, name)
         if is_record(value):
-            yield from names(value, f"{prefix}{f.name}.")
+            yield from names(value, f"{prefix}{name}.")
         else:
-            yield prefix + f.name
+            yield prefix + name
 
 
 def promote(x: R, name: str) -> R:
@@ -223,7 +256,7 @@ def promote(x: R, name: str) -> R:
         return x
     head, _, last = name.rpartition(".")
     owner = get(x, head) if head else x
-    meta = next(f.metadata for f in fields(owner) if f.name == last)
+    meta = metadata(type(owner), last)
     if "neutral" not in meta:
         raise ValueError(
             f"{type(owner).__name__}.{last} is None and has no neutral value;"
@@ -243,18 +276,16 @@ def only(x: R, wanted: Iterable[str], make: Callable[[str], Any]) -> R:
     kept = tuple(wanted)
     out = object.__new__(type(x))
     out.__dict__.update(x.__dict__)
-    for f in fields(x):
-        value = getattr(x, f.name)
-        if f.metadata.get("static"):
-            continue
-        inside = [n[len(f.name) + 1 :] for n in kept if n.startswith(f.name + ".")]
-        if f.name in kept:
-            out.__dict__[f.name] = make(f.name)
+    for name in leaf_names(type(x)):
+        prefix = name + "."
+        inside = [n[len(prefix) :] for n in kept if n.startswith(prefix)]
+        if name in kept:
+            out.__dict__[name] = make(name)
         elif inside:
-            prefix = f.name + "."
-            out.__dict__[f.name] = only(value, inside, lambda n, p=prefix: make(p + n))
+            value = getattr(x, name)
+            out.__dict__[name] = only(value, inside, lambda n, p=prefix: make(p + n))
         else:
-            out.__dict__[f.name] = None
+            out.__dict__[name] = None
     return out
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, hessian, jacfwd, jvp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mrsim
 from mrsim import Tissue, _compiled, epg, ivim
@@ -184,6 +185,62 @@ def test_memory_that_leaves_torch_is_refused(leave: Any) -> None:
     with pytest.raises(ValueError, match="outside torch"):
         compiled(leave)(X)
     close(compiled(lambda x: x * float(torch.tensor([2.0]).numpy()[0]))(X), 2 * X)
+
+
+def test_what_is_constant_is_a_new_tensor_in_every_call() -> None:
+    def f(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        steps = torch.ones(4).cumsum(0)
+        return x * steps, steps, torch.zeros_like(x)
+
+    run = compiled(f)
+    for _ in range(3):
+        for got in run(X):
+            got.add_(1.0)
+    close(run(2 * X), f(2 * X))
+
+
+def test_memory_that_is_written_into_is_made_anew() -> None:
+    def f(x: Tensor) -> Tensor:
+        total, first = torch.zeros(4), torch.ones(2)
+        before = total + 1
+        total[1:3] += first
+        first.mul_(3.0)
+        total.add_(x)
+        return total * first.sum() + before
+
+    run = compiled(f)
+    for scale in (1.0, 2.0, 2.0):
+        close(run(scale * X), f(scale * X))
+
+
+def test_constants_are_not_worked_out_again() -> None:
+    calls: list[int] = []
+
+    def f(x: Tensor) -> Tensor:
+        constant = torch.eye(4).exp().sum(0) * torch.zeros_like(x).cos()
+        return (x * constant).sum()
+
+    run = compiled(f)
+    close(run(X), f(X))
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            calls.append(1)
+            return func(*args, **(kwargs or {}))
+
+    graph = next(iter(_graphs(run).values()))
+    with Count():
+        (got,) = graph.play(2 * X)
+    close(got, f(2 * X))
+    assert len(calls) == 3  # 2 x, the product and the sum
+
+
+def _graphs(run: Any) -> dict[Any, Any]:
+    return next(
+        c.cell_contents for c in run.__closure__ if isinstance(c.cell_contents, dict)
+    )
 
 
 def native(power: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,8 +101,7 @@ def _physics(
         row |= {"power": [none], "offset": [none]}
     wait = rows((Event(),), None, **row)
     fields, pools = checked(where, tissue, wait)
-    present = {n: v for n, v in fields.items() if v is not None}
-    return {n: v if v.ndim else v[None] for n, v in present.items()}, pools
+    return {n: v if v.ndim else v[None] for n, v in fields.items()}, pools
 
 
 def _equilibrium(pools: Pools, x: Mapping[str, Tensor], offset: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ from torch import Tensor
 from mrsim._check import check_floats, check_shapes, concrete
 from mrsim.epg.blocks import PULSES, Train
 from mrsim.tissue import Tissue
-from mrsim.tree import fields
+from mrsim.tree import leaf_names
+
+_LATER = ("moment", *PULSES)  # `attach` knows their axes
 
 
 def check_sequence(where: str, seq: Any, **shapes: str) -> dict[str, int]:
@@ -26,20 +28,22 @@ def check_sequence(where: str, seq: Any, **shapes: str) -> dict[str, int]:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match, or an axis is empty.
     """
-    names = [f.name for f in fields(seq) if not f.metadata.get("static")]
-    check_floats(where, **{n: getattr(seq, n) for n in names})
-    later = ("moment", *PULSES)  # `attach` knows their axes
-    wanted = shapes | {n: "" for n in names if n not in (*shapes, *later)}
-    for name, axes in wanted.items():
-        scalar = axes.endswith("?") and getattr(getattr(seq, name), "ndim", 0) == 0
-        wanted[name] = "" if scalar else axes.rstrip("?")
+    held = vars(seq)
+    present = {n: held[n] for n in leaf_names(type(seq)) if held[n] is not None}
+    check_floats(where, **present)
+    wanted = {}
+    for name, value in present.items():
+        axes = shapes.get(name, "")
+        if axes.endswith("?"):
+            axes = axes[:-1] if value.ndim else ""
+        if axes or name not in _LATER:
+            wanted[name] = axes
     sizes = check_shapes(where, seq, **wanted)
-    for name, axes in wanted.items():
-        value = getattr(seq, name)
-        if axes and value is not None and not value.numel():
-            raise ValueError(
-                f"{where}: {name} holds no {axes}; give at least one value"
-            )
+    if 0 in sizes.values():
+        name = next(n for n, axes in wanted.items() if axes and not held[n].numel())
+        raise ValueError(
+            f"{where}: {name} holds no {wanted[name]}; give at least one value"
+        )
     return sizes
 
 

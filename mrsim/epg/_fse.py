@@ -88,4 +88,5 @@ def fse_program(seq: FSE) -> Program:
         rest = seq.TR - len(seq.flip) * seq.esp
         check_fits("epg.fse", "the train is longer than TR", rest)
         made = concat(made, wait(rest, spoil=seq.spoil))
-    return replace(attach("epg.fse", made, seq), states=seq.states)
+    made = attach("epg.fse", made, seq)
+    return made if seq.states is None else replace(made, states=seq.states)

@@ -89,6 +89,8 @@ def concat(*programs: Program) -> Program:
     if not programs:
         raise ValueError("epg.concat: there is nothing to play; give programs")
     first = programs[0]
+    if len(programs) == 1:
+        return first
     check_floats("epg.concat", **{f"flip_{i}": p.flip for i, p in enumerate(programs)})
     columns: dict[str, Any] = {}
     for name in _NEUTRAL:
@@ -225,7 +227,7 @@ def attach(where: str, program: Program, seq: Any) -> Program:
     Raises:
         ValueError: a field has another shape.
     """
-    made = {}
+    made = {} if seq.thickness is None else {"thickness": seq.thickness}
     moment = getattr(seq, "moment", None)
     if moment is not None:
         if tuple(moment.shape) not in ((), (3,)):
@@ -238,7 +240,7 @@ def attach(where: str, program: Program, seq: Any) -> Program:
         value = getattr(seq, name)
         if value is not None:
             made[name] = _spread(where, name, value, program.layout)
-    return replace(program, thickness=seq.thickness, **made)
+    return replace(program, **made) if made else program
 
 
 def _spread(where: str, name: str, value: Tensor, layout: Layout) -> Tensor:

@@ -16,6 +16,7 @@ from mrsim.epg.inputs import checked
 from mrsim.epg.kernels.call import Physics
 from mrsim.epg.kernels.choice import (
     EngineInfo,
+    followed,
     missing,
     obstacle,
     physics_of,
@@ -142,8 +143,7 @@ def _ask(tissue: Tissue, program: Program, init: State | None, final: bool) -> _
             _plans.clear()
         known = _plans[id(layout), *rest] = layout, _planned(layout, *rest)
     plan = known[1]
-    present = {n: v for n, v in fields.items() if v is not None}
-    return _Asked(plan, pools, present, shared)
+    return _Asked(plan, pools, fields, shared)
 
 
 _plans: dict[Any, tuple[Layout, Plan]] = {}
@@ -172,8 +172,9 @@ def _simulate(
     tissue: Tissue, program: Program, init: State | None, final: bool
 ) -> tuple[Tensor, Sequence[Tensor]]:
     plan, pools, present, shared = _ask(tissue, program, init, final)
-    if not obstacle(plan, pools, present):
-        return fused(_job(plan, shared, pools, present), *present.values()), ()
+    job = _job(plan, shared, pools, present)
+    if job is not None:
+        return fused(job, *present.values()), ()
     names, substeps = tuple(present), program.substeps or 1
     value, push = (partial(f, plan, pools, names, substeps) for f in (_value, _push))
     segment = _remat.Segment(value, len(present), trailing=True, push=push)
@@ -186,24 +187,26 @@ def _job(
     clock: tuple[int, ...] | None,
     pools: Pools,
     present: dict[str, Tensor],
-) -> Job:
-    """Return a simulation for the fused path, with its reference in torch."""
-    names = tuple(present)
-    key = id(plan), clock is None, pools, names, present["T1"].dtype
+) -> Job | None:
+    """Return a simulation for the fused path, or ``None`` if it cannot take that."""
+    names, like = tuple(present), present["T1"]
+    key = id(plan), clock is None, pools, names, like.dtype, like.device
     found = _jobs.get(key)
-    if found is None or found.plan is not plan:
-        physics = physics_of(plan, pools, present)
-        f, push = (
-            partial(_complex, partial(g, plan, pools, names, 1))
-            for g in (_value, _push)
-        )
-        reference = _remat.Segment(f, len(names), trailing=True, push=push)
-        table = make_table(plan, clock, physics.motion)
-        found = Job(plan, table, pools, names, physics, reference)
-        if len(_jobs) > 256:
-            _jobs.clear()
-        _jobs[key] = found
-    return found
+    if found is not None and found.plan is plan and like.device.type == "cpu":
+        now = wanted() == "torch" or followed() or missing(found.physics)
+        return None if now else found
+    if obstacle(plan, pools, present):
+        return None
+    physics = physics_of(plan, pools, present)
+    f, push = (
+        partial(_complex, partial(g, plan, pools, names, 1)) for g in (_value, _push)
+    )
+    reference = _remat.Segment(f, len(names), trailing=True, push=push)
+    table = make_table(plan, clock, physics.motion)
+    if len(_jobs) > 256:
+        _jobs.clear()
+    _jobs[key] = Job(plan, table, pools, names, physics, reference)
+    return _jobs[key]
 
 
 _jobs: dict[Any, Job] = {}

@@ -1,5 +1,6 @@
 """What a tissue and a program hold: physics by name, its shapes and structure."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,11 +16,15 @@ _EXCHANGE = ("T1", "T2", "f", "k", "df", "D", "v")
 _BOUND = ("f", "k", "T1", "T2", "T1D")
 _EACH = ("flip", "duration", "phase", "demod")
 _EITHER = ("efficiency", "saturation", "power", "offset", "moment")
+_OF_PROGRAM = (*_EACH, *_EITHER, "thickness")
+_OF_TISSUE = (*_SCALARS, "D", "v")
+_VOXEL = dict.fromkeys(_SCALARS, "")
+_ROWS = dict.fromkeys(_EACH, "event") | {"thickness": ""}
 
 
 def checked(
     where: str, tissue: Tissue, program: Program
-) -> tuple[dict[str, Tensor | None], Pools]:
+) -> tuple[dict[str, Tensor], Pools]:
     """Check a tissue and a program for one voxel; return their physics.
 
     Args:
@@ -28,44 +33,47 @@ def checked(
         program: the sequence.
 
     Returns:
-        Field name → tensor or ``None``, with pool axes at full length; nested fields
-        have dotted names. And the structure of the pools.
+        Field name → tensor of those that are present, with pool axes at full length;
+        nested fields have dotted names. And the structure of the pools.
 
     Raises:
         TypeError: a field has the wrong type, or dtypes differ.
         ValueError: shapes, devices or the structure do not fit.
     """
     check_structure(where, program)
-    fields: dict[str, Tensor | None] = {
-        n: getattr(program, n) for n in (*_EACH, *_EITHER, "thickness")
-    }
-    fields |= {n: getattr(tissue, n) for n in (*_SCALARS, "D", "v")}
+    fields = _present(program, _OF_PROGRAM) | _present(tissue, _OF_TISSUE)
     for head, names in (("exchange", _EXCHANGE), ("bound", _BOUND)):
         record = getattr(tissue, head)
         if record is not None:
-            fields |= {f"{head}.{n}": getattr(record, n) for n in names}
+            found = _present(record, names)
+            fields |= {f"{head}.{n}": v for n, v in found.items()}
     check_floats(where, **fields)
     if program.flip.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"{where}: a complex signal needs float32 or float64, got"
             f" {program.flip.dtype}; convert with mrsim.to(record, torch.float32)"
         )
-    check_shapes(where, tissue, **dict.fromkeys(_SCALARS, ""))
+    check_shapes(where, tissue, **_VOXEL)
     _check_program(where, program)
     pools = _pools(where, tissue, program)
     _check_shares(where, tissue, pools)
     _check_motion(where, tissue, program, pools)
     for name, value in fields.items():
-        if "." in name and value is not None and value.ndim == 0:
+        if "." in name and value.ndim == 0:
             fields[name] = value[None]
     if tissue.exchange is not None and pools.apart:
-        fields |= _own_motion(tissue, tissue.exchange, pools)
+        own = _own_motion(tissue, tissue.exchange, pools)
+        fields = {n: v for n, v in fields.items() if f"exchange.{n}" not in own} | own
     return fields, pools
 
 
+def _present(record: Any, names: Sequence[str]) -> dict[str, Any]:
+    held = vars(record)
+    return {n: held[n] for n in names if held[n] is not None}
+
+
 def _check_program(where: str, program: Program) -> None:
-    shapes = dict.fromkeys(_EACH, "event") | {"thickness": ""}
-    events = check_shapes(where, program, **shapes)["event"]
+    events = check_shapes(where, program, **_ROWS)["event"]
     if events != len(program.layout):
         raise ValueError(
             f"{where}: the program has {events} rows of numbers and its layout has"
@@ -93,7 +101,7 @@ def _check_clock(where: str, program: Program, clock: tuple[int, ...]) -> None:
             f"{where}: clock has {len(clock)} entries for {len(program.layout)} events;"
             f" give each row its class, or None"
         )
-    if not concrete(program.duration):
+    if not concrete(program.duration) or not program.duration.stride(0):
         return
     times = program.duration.tolist()
     if len(set(times)) < 2:
@@ -217,6 +225,8 @@ def _check_shares(where: str, tissue: Tissue, pools: Pools) -> None:
     """Refuse shares that leave nothing, and balances that cannot be."""
     records = {"exchange": tissue.exchange, "bound": tissue.bound}
     given = {n: r for n, r in records.items() if r is not None}
+    if not given:
+        return
     if not all(concrete(r.f) and concrete(r.k) for r in given.values()):
         return
     total = sum(float(r.f.detach().sum()) for r in given.values())
@@ -283,11 +293,9 @@ def _moves(program: Program) -> bool:
     return any(event.shift not in (0, (0, 0, 0)) for event in program.layout)
 
 
-def _own_motion(
-    tissue: Tissue, exchange: Exchange, pools: Pools
-) -> dict[str, Tensor | None]:
+def _own_motion(tissue: Tissue, exchange: Exchange, pools: Pools) -> dict[str, Tensor]:
     """Return D and v of every pool where they differ."""
-    found: dict[str, Tensor | None] = {}
+    found: dict[str, Tensor] = {}
     for name in ("D", "v"):
         own, others = getattr(tissue, name), getattr(exchange, name)
         if own is None and others is None:
@@ -298,6 +306,5 @@ def _own_motion(
                 f"epg.run: with exchange.{name}, the tissue's {name} must be a scalar"
             )
         rest = own.expand(pools.free - 1) if others is None else others
-        found[name] = None
         found[f"exchange.{name}"] = torch.cat([own[None], rest.reshape(-1)])
     return found

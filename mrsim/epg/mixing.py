@@ -142,8 +142,7 @@ def _pools(tissue: Tissue) -> tuple[dict[str, Tensor], Pools]:
     one = torch.zeros_like(tissue.T1)[None]
     wait = Program(flip=one, duration=one, offset=one, layout=(Event(),))
     fields, pools = checked("epg.exchange", still, wait)
-    present = {n: v for n, v in fields.items() if v is not None}
-    return {n: v if v.ndim else v[None] for n, v in present.items()}, pools
+    return {n: v if v.ndim else v[None] for n, v in fields.items()}, pools
 
 
 def _at_rest(tissue: Tissue) -> tuple[Tensor, int | None]:

@@ -1,7 +1,6 @@
 """A pulse sequence as data: one row per event, structure apart from physics."""
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -87,10 +86,16 @@ def check_structure(where: str, program: Program) -> None:
                 f"{where}: {name} must be None or a whole number of at least 1, got"
                 f" {value!r}"
             )
-    _check_layout(where, layout)
+    if _fine.get(id(layout)) is not layout:  # a layout's own hash takes long
+        _check_layout(where, layout)
+        if len(_fine) > 256:
+            _fine.clear()
+        _fine[id(layout)] = layout
 
 
-@lru_cache(maxsize=256)
+_fine: dict[int, Layout] = {}
+
+
 def _check_layout(where: str, layout: Layout) -> None:
     orders = 0
     for row, event in enumerate(layout):

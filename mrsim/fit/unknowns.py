@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mrsim._check import concrete, traced
+from mrsim._remat import closed_over
 from mrsim.transform import locate
 from mrsim.tree import (
     fields,
@@ -18,7 +18,6 @@ from mrsim.tree import (
     promote,
     put,
     smooth,
-    tree_leaves,
 )
 
 Limit = float | Tensor | None
@@ -52,19 +51,12 @@ def refuse_closures(f: Callable[..., Any]) -> None:
     Raises:
         ValueError: there is one among the variables that f closes over.
     """
-    inside = (
-        (f.func, f.args, f.keywords)
-        if isinstance(f, partial)
-        else [c.cell_contents for c in getattr(f, "__closure__", None) or ()]
-    )
-    for x in tree_leaves(inside):
-        if isinstance(x, Tensor) and traced(x):
+    for name, x in closed_over(f):
+        if traced(x):
             raise ValueError(
-                "fit: the model closes over a tensor that a transform maps or"
-                " differentiates; make it an argument: fit(data, start, tensor)"
+                f"fit: the model closes over {name}, a tensor that a transform maps or"
+                f" differentiates; make it an argument: fit(data, start, tensor)"
             )
-        if callable(x):
-            refuse_closures(x)
 
 
 def check_dtypes(data: Any, at: Mapping[str, Tensor]) -> None:

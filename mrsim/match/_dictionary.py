@@ -158,6 +158,15 @@ def build(
 
     Raises:
         StoreError: the folder holds another job's results, or the disk is full.
+
+    >>> import mrsim, tempfile
+    >>> from mrsim import match, shard
+    >>> decay = lambda tissue, t: (-t / tissue.T2).exp()
+    >>> atoms = match.sobol(mrsim.Tissue(T1=1.0, T2=0.1), 64, T2=(0.02, 0.2))
+    >>> d = match.dictionary(decay, atoms, torch.linspace(0.01, 0.2, 20), rank=4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     shard.read(match.build(d, folder), "coefs").shape
+    torch.Size([64, 4])
     """
 
     def work(start: int, stop: int) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -72,7 +73,7 @@ def fingerprint(*inputs: Any) -> str:
             made.update(f"{v.dtype}{tuple(v.shape)}".encode())
             made.update(v.reshape(-1).view(torch.uint8).numpy().tobytes())
         elif callable(x):
-            code = getattr(x, "__code__", None)
+            code = getattr(inspect.unwrap(x), "__code__", None)
             made.update(f"{getattr(x, '__qualname__', type(x))}".encode())
             if code:
                 made.update(code.co_code)

@@ -23,11 +23,11 @@ INPUTS = (
 _ID = {name: i for i, name in enumerate(INPUTS)}
 SIGNAL, COTANGENT, AXES = len(INPUTS), len(INPUTS) + 1, 6
 VALUE, TANGENT, GRADIENT, TOTAL, MOVED_GRADIENT, MOVED_TOTAL = range(6)
-_HEADERS = ("knots.hpp", "waits.hpp", "inputs.hpp", "states.hpp", "lanes.hpp")
-_SOURCES = ("fused.cpp", *_HEADERS)
+_HEADERS = ("readings", "knots", "pulses", "waits", "inputs", "states", "lanes")
+_SOURCES = ("fused.cpp", *(f"{name}.hpp" for name in _HEADERS))
 _LEAST = 2_000_000  # state updates that are worth another thread
 MOST = 4  # tangents of one call
-ANY = 15  # coefficients that a tangent moves
+ANY = 15  # coefficients that a tangent moves (see lanes.hpp)
 
 
 class Physics(NamedTuple):
@@ -54,7 +54,6 @@ class Variant(NamedTuple):
 
     masks: tuple[int, ...] = ()  # of each tangent: which coefficients it can move
     back: bool = False
-    moved: bool = False  # on the way back, cotangents of tangents are wanted
 
 
 def _flags(physics: Physics, variant: Variant) -> list[str]:
@@ -63,7 +62,6 @@ def _flags(physics: Physics, variant: Variant) -> list[str]:
         "TANGENTS": len(variant.masks),
         "MASKS": ",".join(map(str, variant.masks)) or "0",
         "BACK": int(variant.back),
-        "MOVED": int(variant.moved),
         "FREE": physics.free,
         "POOLS": physics.pools,
         "BOUND": physics.bound,
@@ -108,31 +106,23 @@ class Array(NamedTuple):
 
 
 def _described(a: Array) -> list[int]:
-    x = a.tensor
+    name, role, x, lead = a
     strides, sizes = x.stride(), x.shape
-    if a.role in (TOTAL, MOVED_TOTAL):  # (thread, leading, number)
-        head = [a.name, a.role, sizes[2], x.data_ptr(), strides[1], *strides[::2]]
-        return [*head, *(0,) * AXES]
-    lead = strides[0] if a.lead else 0
-    at = int(a.lead)
-    part = 0
+    if role in (TOTAL, MOVED_TOTAL):  # (thread, leading, number)
+        head = [name, role, sizes[2], x.data_ptr(), strides[1], strides[0], strides[2]]
+        return head + _NO_AXES
+    at = int(lead)
+    first, part = (strides[0] if lead else 0), 0
     if x.is_complex():  # (re, im) lie side by side
-        part, strides = 1, tuple(2 * s for s in strides)
-        lead *= 2
-    axes = [
-        s if n > 1 else 0
-        for s, n in zip(strides[at + 1 :], sizes[at + 1 :], strict=True)
-    ]
-    head = [a.name, a.role, sizes[at], x.data_ptr(), lead, part, strides[at]]
-    return [*head, *(axes or [0]), *(0,) * (AXES - max(len(axes), 1))]
+        part, first, strides = 1, 2 * first, tuple(2 * s for s in strides)
+    made = [name, role, sizes[at], x.data_ptr(), first, part, strides[at]]
+    for n, s in zip(sizes[at + 1 :], strides[at + 1 :], strict=True):
+        made.append(s if n > 1 else 0)
+    made += _NO_AXES[len(made) - 7 :]
+    return made
 
 
-def batch_of(arrays: Sequence[Array]) -> tuple[int, ...]:
-    """Return the common batch shape of arrays."""
-    shapes = {a.tensor.shape[1 + a.lead :] for a in arrays}
-    if len(shapes) == 1:
-        return tuple(next(iter(shapes)))
-    return tuple(torch.broadcast_shapes(*shapes))
+_NO_AXES = [0] * AXES
 
 
 def walk(
@@ -142,7 +132,8 @@ def walk(
     batch: tuple[int, ...],
     variant: Variant = _FORWARD,
     copies: int = 0,
-    tangents: int = 0,
+    ways: Sequence[int] = (),
+    late: int = 0,
 ) -> None:
     """Walk a table, and back if copies of a cotangent are given.
 
@@ -153,7 +144,8 @@ def walk(
         batch: the batch axes.
         variant: the kernel.
         copies: of the cotangent.
-        tangents: how many of the kernel's are given; the others are zero.
+        ways: the tangents' places on leading axes; what the kernel has more is zero.
+        late: how many of the last ones are of M0 alone.
 
     Raises:
         MemoryError: the states of one block do not fit.
@@ -165,16 +157,30 @@ def walk(
     lanes = prod(batch)
     if not lanes:
         return
-    described = [n for a in arrays for n in _described(a)]
-    listed = array("q", described)
-    stored, pointers = _of(table)
-    head = [lanes, len(batch), *batch, *(1,) * (AXES - len(batch))]
-    head += [threads(table, lanes), table.count, table.reads]
-    head += [table.intervals, len(table.kinds), table.places, table.orders]
-    head += [stored, copies, tangents, *pointers, len(arrays), listed.buffer_info()[0]]
+    if len(batch) > AXES:  # deeper than a kernel counts
+        for i in range(batch[0]):
+            inner = [_inner(a, i) for a in arrays]
+            walk(physics, table, inner, batch[1:], variant, copies, ways, late)
+        return
+    listed, places = array("q"), array("q", ways)
+    for a in arrays:
+        listed.extend(_described(a))
+    stored, numbers = _of(table)
+    head = [lanes, len(batch), *batch, *_NO_AXES[len(batch) :]]
+    head += [threads(table, lanes), *numbers[:6], stored]
+    head += [copies, len(places) - late, late, *numbers[6:], places.buffer_info()[0]]
+    head += [len(arrays), listed.buffer_info()[0]]
     call = array("q", head)
     if run(call.buffer_info()[0]):
         raise MemoryError("epg.run: the states of a few spins do not fit into memory")
+
+
+def _inner(a: Array, i: int) -> Array:
+    if a.role in (TOTAL, MOVED_TOTAL):
+        return a
+    axis = 1 + a.lead
+    x = a.tensor.select(axis, i if a.tensor.shape[axis] > 1 else 0)
+    return a._replace(tensor=x)
 
 
 def threads(table: Table, lanes: int) -> int:
@@ -186,13 +192,15 @@ _seen: dict[int, tuple[Table, int, list[int]]] = {}
 
 
 def _of(table: Table) -> tuple[int, list[int]]:
-    """Return how many orders a table's pulses have, and where its numbers lie."""
+    """Return how many orders a table's pulses have, and its sizes and addresses."""
     found = _seen.get(id(table))
     if found is None:
         stored = sum(table.knots[KNOT.index("COUNT") :: len(KNOT)])
         parts = table.knots, table.readings, table.clears, table.waits, table.rows
-        pointers = [x.buffer_info()[0] for x in (*parts, table.tops)]
+        numbers = [table.count, table.reads, table.intervals, len(table.kinds)]
+        numbers += [table.places, table.orders]
+        numbers += [x.buffer_info()[0] for x in (*parts, table.tops)]
         if len(_seen) > 1024:
             _seen.clear()
-        found = _seen[id(table)] = table, stored, pointers
+        found = _seen[id(table)] = table, stored, numbers
     return found[1:]

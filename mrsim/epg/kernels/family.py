@@ -1,9 +1,9 @@
 """A simulation and its derivatives as passes of a fused kernel over fields.
 
-With y the signal of some fields: `push` is dy along tangents (several at once, on a
-leading axis), `pull` the cotangents of the fields from one of y (or several), and
-`push_pull` those of fields and tangents from one of dy. Batches are cut where what the
-kernel is given would take more memory than the states.
+With y the signal of some fields: `both` is y and dy along tangents (several at once, on
+a leading axis), `pull` the cotangents of the fields from one of y (or several), and
+`both_pull` those of fields and tangents from cotangents of y and dy. Batches are cut
+where what the kernel is given would take more memory than the states.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,10 +44,11 @@ class Rule:
     """One function of the family, of fields and what enters linearly after them."""
 
     job: Job
-    kind: str = "value"  # or "push", "pull", "push_pull"
-    at: tuple[int, ...] = ()  # fields with tangents, or with cotangents
-    lead: bool = False  # tangents or cotangents, and results, have a leading axis
-    wanted: bool = True  # push_pull: the cotangents of the tangents are wanted
+    kind: str = "value"  # or "both", "pull", "both_pull"
+    at: tuple[int, ...] = ()  # fields with tangents
+    to: tuple[int, ...] = ()  # inputs, fields and tangents, whose cotangents are made
+    lead: bool = False  # tangents or several cotangents, on a leading axis
+    valued: bool = True  # both_pull: y too has a cotangent
 
     @property
     def fields(self) -> int:
@@ -110,57 +111,57 @@ def _with(fields: Sequence[Tensor], at: Sequence[int], xs: Sequence[Tensor]) -> 
 
 
 def _value(rule: Rule, fields: Sequence[Tensor], _: Sequence[Tensor]) -> Tensor:
-    out = _signal(rule.job, fields, ())
-    _walk(rule, fields, (), out)
-    return out[0]
+    job, batch = rule.job, _batch(rule.job, fields, ())
+    y = _signal(job, fields, batch)
+    for cut, _ in _chunks(job, batch, 0):
+        columns = _columns(job, [cut(x) for x in fields])
+        forward(job.physics, job.table, columns, {}, None, cut(y))
+    return y
 
 
-def _push(rule: Rule, fields: Sequence[Tensor], moves: Sequence[Tensor]) -> Tensor:
-    moves = _leading(rule, moves)
-    out = _signal(rule.job, fields, moves)
-    _walk(rule, fields, moves, out)
-    return out if rule.lead else out[0]
+def _both(
+    rule: Rule, fields: Sequence[Tensor], moves: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    job, moves = rule.job, _leading(rule, moves)
+    batch = _batch(job, fields, moves)
+    y, out = _signal(job, fields, batch), _signal(job, fields, batch, len(moves[0]))
+    for cut, _ in _chunks(job, batch, len(out)):
+        xs, ts = [cut(x) for x in fields], [cut(t) for t in moves]
+        moved = _pushed(job, xs, rule.at, ts)
+        forward(job.physics, job.table, _columns(job, xs), moved, cut(out), cut(y))
+    return y, out if rule.lead else out[0]
 
 
 def _leading(rule: Rule, xs: Sequence[Tensor]) -> list[Tensor]:
     return list(xs) if rule.lead else [x[None] for x in xs]
 
 
-def _signal(job: Job, fields: Sequence[Tensor], moves: Sequence[Tensor]) -> Tensor:
-    """Return memory for values or tangents: (re, im) of neighbouring lanes adjoin."""
-    like, lead = fields[0], moves[0].shape[0] if moves else 1
-    sizes = lead, job.table.reads, *_batch(job, fields, moves)
+def _signal(
+    job: Job, fields: Sequence[Tensor], batch: tuple[int, ...], *lead: int
+) -> Tensor:
+    """Return memory for a signal: (re, im) of neighbouring lanes adjoin."""
+    like = fields[0]
+    sizes = *lead, job.table.reads, *batch
     return like.new_empty(sizes, dtype=like.dtype.to_complex())
 
 
-def _walk(
-    rule: Rule,
-    fields: Sequence[Tensor],
-    moves: Sequence[Tensor],
-    out: Tensor,
-) -> None:
-    job, lead = rule.job, len(out) if moves else 0
-    for cut, _ in _chunks(job, tuple(out.shape[2:]), lead):
-        xs, ts = [cut(x) for x in fields], [cut(t) for t in moves]
-        moved = _pushed(job, xs, rule.at, ts) if moves else {}
-        forward(job.physics, job.table, _columns(job, xs), moved, cut(out))
-
-
 def _pull(rule: Rule, fields: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Any:
-    job = rule.job
+    job, to = rule.job, rule.to
     bars = cotangents[0].resolve_conj().resolve_neg()
     bars = bars if rule.lead else bars[None]
     batch = _batch(job, fields, [bars])
     bars = bars.expand(*bars.shape[:2], *batch)
-    sums = _Pieces(len(rule.at))
+    sums = _Pieces(len(to))
+    wanted = [job.names[k] for k in to]
     for cut, axis in _chunks(job, batch, bars.shape[0]):
         xs = [cut(x) for x in fields]
         if job.physics.own:
-            made = backward(job.physics, job.table, _columns(job, xs), cut(bars))
-            grads = [_own_of(job, k, xs[k], made, bars.shape[0]) for k in rule.at]
+            columns = _columns(job, xs)
+            made = backward(job.physics, job.table, columns, cut(bars), wanted)
+            grads = [_own_of(job, k, xs[k], made, bars.shape[0]) for k in to]
         else:
             grads = _pulled_back(rule, xs, cut(bars))
-        sums.add([fields[k] for k in rule.at], grads, axis)
+        sums.add([fields[k] for k in to], grads, axis)
     found = sums.whole()
     return tuple(found if rule.lead else (g[0] for g in found))
 
@@ -173,12 +174,12 @@ def _own_of(job: Job, k: int, x: Tensor, made: dict[str, Tensor], lead: int) -> 
 
 
 def _pulled_back(rule: Rule, fields: Sequence[Tensor], bars: Tensor) -> list[Tensor]:
-    job, at = rule.job, rule.at
+    job, to = rule.job, rule.to
 
     def columns(*xs: Tensor) -> dict[str, Tensor]:
-        return _columns(job, _with(fields, at, xs))
+        return _columns(job, _with(fields, to, xs))
 
-    made, pull, *_ = torch.func.vjp(columns, *(fields[k] for k in at))
+    made, pull, *_ = torch.func.vjp(columns, *(fields[k] for k in to))
     back = backward(job.physics, job.table, _plain(made), bars)
     return list(torch.func.vmap(pull)(back))
 
@@ -187,56 +188,63 @@ def _plain(columns: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: x.detach() for n, x in columns.items()}
 
 
-def _push_pull(rule: Rule, fields: Sequence[Tensor], linear: Sequence[Tensor]) -> Any:
-    job, at = rule.job, rule.at
-    moves = _leading(rule, linear[:-1])
-    (bars,) = _leading(rule, [linear[-1].resolve_conj().resolve_neg()])
-    batch = _batch(job, fields, [*moves, bars])
+def _both_pull(rule: Rule, fields: Sequence[Tensor], linear: Sequence[Tensor]) -> Any:
+    job, at, n = rule.job, rule.at, rule.fields
+    moves = _leading(rule, linear[: len(at)])
+    *values, bars = (x.resolve_conj().resolve_neg() for x in linear[len(at) :])
+    bars = bars if rule.lead else bars[None]
+    batch = _batch(job, fields, [*moves, *values, bars])
     bars = bars.expand(*bars.shape[:2], *batch)
-    n = len(at)
-    sums, more = _Pieces(n), _Pieces(n)
+    values = [x.expand(x.shape[0], *batch) for x in values]
+    sums = _Pieces(len(rule.to))
+    like = [fields[k] if k < n else moves[k - n][0] for k in rule.to]
     for cut, axis in _chunks(job, batch, 2 * bars.shape[0]):
         xs, ts = [cut(x) for x in fields], [cut(t) for t in moves]
+        bar, value = cut(bars), cut(values[0]) if values else None
         if job.physics.own:
-            columns, moved = _columns(job, xs), _pushed(job, xs, at, ts)
+            names = [job.names[k] for k in rule.to if k < n]
             first, second = backward_of_forward(
-                job.physics, job.table, columns, moved, cut(bars), wanted=rule.wanted
+                *(job.physics, job.table, _columns(job, xs), _pushed(job, xs, at, ts)),
+                *(bar, value, names, any(k >= n for k in rule.to)),
             )
             first = {name: x[None] for name, x in first.items()}
-            grads = [_own_of(job, k, xs[k], first, 1) for k in at]
-            turns = [
-                _own_of(job, k, t[0], second, len(t))
-                for k, t in zip(at, ts, strict=True)
+            grads = [
+                _own_of(job, k, xs[k], first, 1)
+                if k < n
+                else _own_of(job, at[k - n], ts[k - n][0], second, len(bars))
+                for k in rule.to
             ]
         else:
-            grads, turns = _both_pulled_back(rule, xs, ts, cut(bars))
-            grads = [g[None] for g in grads]
-        sums.add([fields[k] for k in at], grads, axis)
-        more.add([t[0] for t in moves], turns, axis)
-    return (
-        *(g[0] for g in sums.whole()),
-        *(g if rule.lead else g[0] for g in more.whole()),
-    )
+            grads = _both_pulled_back(rule, xs, ts, bar, value)
+        sums.add(like, grads, axis)
+    pairs = zip(rule.to, sums.whole(), strict=True)
+    return tuple(g if rule.lead and k >= n else g[0] for k, g in pairs)
 
 
 def _both_pulled_back(
-    rule: Rule, fields: Sequence[Tensor], moves: Sequence[Tensor], bars: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
-    job, at, n = rule.job, rule.at, len(rule.at)
+    rule: Rule,
+    fields: Sequence[Tensor],
+    moves: Sequence[Tensor],
+    bars: Tensor,
+    value: Tensor | None,
+) -> list[Tensor]:
+    job, at, n = rule.job, rule.at, rule.fields
+    inputs = [*fields, *moves]
 
     def columns(*xs: Tensor) -> Any:
-        full = _with(fields, at, xs[:n])
-        return _columns(job, full), _pushed(job, full, at, xs[n:])
+        full = _with(inputs, rule.to, xs)
+        moved = _pushed(job, full[:n], at, full[n:])
+        return _columns(job, full[:n]), moved
 
-    (made, moved), pull, *_ = torch.func.vjp(columns, *(fields[k] for k in at), *moves)
+    (made, moved), pull, *_ = torch.func.vjp(columns, *(inputs[k] for k in rule.to))
     back = backward_of_forward(
-        job.physics, job.table, _plain(made), _plain(moved), bars
+        *(job.physics, job.table, _plain(made), _plain(moved), bars, value)
     )
-    found = pull(back)
-    return list(found[:n]), list(found[n:])
+    pairs = zip(rule.to, pull(back), strict=True)
+    return [g[None] if k < n else g for k, g in pairs]
 
 
-_KINDS = {"value": _value, "push": _push, "pull": _pull, "push_pull": _push_pull}
+_KINDS = {"value": _value, "both": _both, "pull": _pull, "both_pull": _both_pull}
 
 
 def evaluated(rule: Rule, *inputs: Tensor) -> Any:

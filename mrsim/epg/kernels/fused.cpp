@@ -3,30 +3,23 @@
 #include <new>
 #include <thread>
 
-#include "knots.hpp"
+#include "readings.hpp"
 
 constexpr L KEPT_BYTES = 1 << 22;  // more than that is recomputed instead (measured)
 
-struct Walk : Knots {
-  std::vector<F> places, place_bars;
+struct Walk : Readings {
   std::vector<Z> orders, order_bars;
   std::vector<Kept> kept;
-  std::vector<F> seen;  // by the readings
   std::vector<L> cuts;
   std::vector<std::vector<F>> place_marks;
   std::vector<std::vector<Z>> order_marks;
 
-  Walk(const Call& c, L thread) : Knots(c, thread) {
-    F no_place;
+  Walk(const Call& c, L thread) : Readings(c, thread) {
     Z no_order;
-    for (X& x : no_place.x) x = nothing();
     for (X& x : no_order.x) x = nothing();
-    places.assign(c.places, no_place);
     orders.assign(c.orders, no_order);
 #if BACK
-    place_bars.assign(c.places, no_place);
     order_bars.assign(c.orders, no_order);
-    seen.assign(c.readings, no_place);
     cuts = stretches();
     L most = 0, longest = 1;
     for (size_t s = 1; s < cuts.size() && c.knots; ++s) {
@@ -46,28 +39,23 @@ struct Walk : Knots {
   INLINE void there_at(const Coefs& c, const L* k, const Fade* fade, L i, L order) {
     F &a = places[k[BASE] + order], &b = places[k[BASE] - order];
     Z& z = orders[order];
-    const Kept raw{a, b, z}, now = faded(fade + order, raw);
-    if constexpr (keep) kept[k[STORE] - knot(start)[STORE] + i] = raw;
-    if constexpr (pulses) pulse<ENTER, LEAVE, zero>(c, now, a, b, z);
-    else pass<zero>(c, now, z);
+    if constexpr (keep) kept[k[STORE] - knot(start)[STORE] + i] = {a, b, z};
+    if constexpr (pulses) pulse<ENTER, LEAVE, zero>(c, fade + order, a, b, z);
+    else pass<zero>(c, fade + order, z);
   }
   template <int ENTER, int LEAVE, bool pulses, bool zero>
   INLINE void back_at(const Coefs& c, Coefs& sum, const L* k, const Fade* fade, Fade* fade_sum,
                       L i, L order) {
     F &a = place_bars[k[BASE] + order], &b = place_bars[k[BASE] - order];
     Z& z = order_bars[order];
-    const Kept &raw = kept[k[STORE] - knot(start)[STORE] + i], now = faded(fade + order, raw);
-    Kept bar{a, b, z};
-    if constexpr (pulses) unpulse<ENTER, LEAVE, zero>(c, sum, now, bar);
-    else unpass<zero>(c, sum, now, bar);
-    unfaded(fade + order, fade_sum + order, raw, bar);
-    z = bar.z;
-    a = bar.a;
-    if constexpr (!zero) b = bar.b;
+    const Kept& raw = kept[k[STORE] - knot(start)[STORE] + i];
+    if constexpr (pulses)
+      unpulse<ENTER, LEAVE, zero>(c, sum, fade + order, fade_sum + order, raw, a, b, z);
     else
-      for (int p = 0; p < NF; ++p) a.x[p] += bar.b.x[p];
+      unpass<zero>(c, sum, fade + order, fade_sum + order, raw, a, b, z);
   }
-  template <int ENTER, int LEAVE, bool pulses, bool keep> void forward(L j) {
+  template <int ENTER, int LEAVE, bool pulses, bool keep>
+  __attribute__((flatten)) void forward(L j) {
     const L* k = knot(j);
     const Coefs c = coefs_of(j);
     const Fade* fade = fades_of(k);
@@ -77,7 +65,8 @@ struct Walk : Knots {
     for (; i < count; ++i)
       there_at<ENTER, LEAVE, pulses, false, keep>(c, k, fade, i, first + i * stride);
   }
-  template <int ENTER, int LEAVE, bool pulses> void backward(L j) {
+  template <int ENTER, int LEAVE, bool pulses>
+  __attribute__((flatten)) void backward(L j) {
     const L* k = knot(j);
     const Coefs c = coefs_of(j);
     const Fade* fade = fades_of(k);
@@ -115,101 +104,6 @@ struct Walk : Knots {
       for (X& x : f[at[i]].x) x = nothing();
     for (L i = 0; i < count_z; ++i)
       for (X& x : z[at[count_f + i]].x) x = nothing();
-  }
-
-  // -------------------------------------------------------------------- the readings
-  void weight(const L* r, S& re, S& im) const {
-    const L kind = r[READ_WAIT] - call.intervals;
-    const S demod = given(block, DEMOD, r[READ_ROW]);
-    turned(kinds.read_angle[kind] + phase(r[READ_FRAME]) - demod, r[READ_TURN], re, im);
-  }
-  void look(L j) {
-    const L* r = call.reading + j * LOOK;
-    S re = number(0), im = number(0);
-    if (r[PLACE] >= 0) {
-      const F& f = places[r[PLACE]];
-      if (BACK) seen[j] = f;
-      const S* read = kinds.read.data() + (r[READ_WAIT] - call.intervals) * NF;
-      X x = read[0] * f.x[0];
-      for (int i = 1; i < NF; ++i) x += read[i] * f.x[i];
-#if PARTS == 2
-      if constexpr (SHIFTED) {
-        const S* more = kinds.read_im.data() + (r[READ_WAIT] - call.intervals) * NF;
-        for (int i = 0; i < NF; ++i) x += X{-(more[i] * f.x[i].im), more[i] * f.x[i].re};
-      }
-      S c, s;
-      weight(r, c, s);
-      re = c * x.re - s * x.im;
-      im = s * x.re + c * x.im;
-#else
-      const L q = (r[READ_TURN] + r[PART]) & 3;
-      (q & 1 ? im : re) = q & 2 ? -x.re : x.re;
-#endif
-    }
-    for (int k = 0; k < D && k <= call.tangents; ++k) {
-      const Array* out = block.arrays[SIGNAL][k ? TANGENT : VALUE];
-      if (!out) continue;
-      const Lanes& at = block.of(out);
-      R* p = out->data + (k ? k - 1 : 0) * out->lead + j * out->row;
-      if (at.at[W - 1] == at.at[0] + 2 * (W - 1) && out->part == 1) {
-        R both[2 * W];
-        for (int l = 0; l < W; ++l) { both[2 * l] = re.v[k][l]; both[2 * l + 1] = im.v[k][l]; }
-        std::memcpy(p + at.at[0], both, sizeof both);
-      } else {
-        block.write(p, at, re.v[k]);
-        block.write(p + out->part, at, im.v[k]);
-      }
-    }
-  }
-  // the derivative of a pass with tangents is the tangents of its signal alone
-  S cotangent(L copy, L part, L j) const {
-    const Array* a = block.arrays[COTANGENT][VALUE];
-    S y = number(0);
-    for (int k = D > 1; k < D && k <= call.tangents; ++k) {
-      const L lead = D > 1 ? k - 1 : copy;
-      y.v[k] = block.read(a->data + lead * a->lead + part * a->part + j * a->row, block.of(a));
-    }
-    return y;
-  }
-  void unlook(L j, L copy) {
-    const L* r = call.reading + j * LOOK;
-    if (r[PLACE] < 0) return;
-    const L kind = r[READ_WAIT] - call.intervals;
-    const S* read = kinds.read.data() + kind * NF;
-    const S re = cotangent(copy, 0, j), im = cotangent(copy, 1, j);
-    const F& f = seen[j];
-    F& bar = place_bars[r[PLACE]];
-#if PARTS == 2
-    S c, s;
-    weight(r, c, s);
-    const X y{pulled(c, re) + pulled(s, im), pulled(c, im) - pulled(s, re)};
-    X x = nothing();
-    const S* more = kinds.read_im.data() + kind * NF;
-    for (int i = 0; i < NF; ++i) {
-      x += read[i] * f.x[i];
-      bars.read[kind * NF + i] += dotted(f.x[i], y);
-      bar.x[i] += pulled(read[i], y);
-      if constexpr (SHIFTED) {
-        x += X{-(more[i] * f.x[i].im), more[i] * f.x[i].re};
-        bars.read_im[kind * NF + i] += pulled(f.x[i].re, y.im) - pulled(f.x[i].im, y.re);
-        bar.x[i] += X{pulled(more[i], y.im), -pulled(more[i], y.re)};
-      }
-    }
-    const S c_bar = pulled(x.re, re) + pulled(x.im, im);
-    const S s_bar = pulled(x.re, im) - pulled(x.im, re);
-    const S angle = unturned(c, s, c_bar, s_bar);
-    bars.read_angle[kind] += angle;
-    if (block.has(PHASE) && r[READ_FRAME] >= 0) block.bars[PHASE][r[READ_FRAME]] += angle;
-    if (block.has(DEMOD)) block.bars[DEMOD][r[READ_ROW]] -= angle;
-#else
-    const L q = (r[READ_TURN] + r[PART]) & 3;
-    const S& one = q & 1 ? im : re;
-    const X y{q & 2 ? -one : one};
-    for (int i = 0; i < NF; ++i) {
-      bars.read[kind * NF + i] += dotted(f.x[i], y);
-      bar.x[i] += pulled(read[i], y);
-    }
-#endif
   }
 
   // --------------------------------------------------------------------- all of them

@@ -8,7 +8,6 @@ cotangents alone becomes their leading axis; nothing is expanded.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from inspect import signature
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
-from mrsim import _remat
+from mrsim import _levels, _remat
 from mrsim._recorder import opaque
 from mrsim.epg.kernels.family import Job, Rule, evaluated
 from mrsim.tree import smooth
@@ -35,7 +34,7 @@ def fused(job: Job, *fields: Tensor) -> Tensor:
     """
     if _plain(fields):
         return opaque(evaluated, Rule(job), *unwrap_dead_wrappers(fields))
-    return _Fused.apply(Rule(job), *fields)  # pyright: ignore[reportReturnType]
+    return _levels.apply(_FUSED, Rule(job), *fields)
 
 
 def _plain(fields: Sequence[Tensor]) -> bool:
@@ -47,19 +46,37 @@ def _plain(fields: Sequence[Tensor]) -> bool:
     )
 
 
-def _reference(rule: Rule, count: int) -> _remat.Segment:
+def _reference(rule: Rule) -> _remat.Segment:
     """Return a function of the family in torch."""
     segment, n, at = rule.job.reference, rule.fields, rule.at
-    made = segment
-    if rule.kind in ("push", "push_pull"):
-        made = _remat._tangent(segment, at, n)
     if rule.kind == "pull":
-        made = _remat._cotangent(segment, at, n)
-        if rule.lead:
-            made = made._replace(f=_led(made.f, n))
-    if rule.kind == "push_pull":
-        made = _remat._cotangent(made, (*at, *range(n, n + len(at))), n + len(at))
-    return made._replace(primals=count, expand=False)
+        made = _remat._cotangent(segment, rule.to, n)
+        return made._replace(f=_led(made.f, n)) if rule.lead else made
+    if rule.kind == "value":
+        return segment
+    made = _remat.Segment(_both_in_torch(rule), n, trailing=True, expand=True)
+    if rule.kind == "both":
+        return made
+    return _remat._cotangent(made, rule.to, n + len(at), (rule.valued, True))
+
+
+def _both_in_torch(rule: Rule) -> Callable[..., tuple[Tensor, Tensor]]:
+    segment, n, lead = rule.job.reference, rule.fields, int(rule.lead)
+    push = _remat._tangent(segment, range(n), n).f
+
+    def both(*xs: Tensor) -> tuple[Tensor, Tensor]:
+        fields, head = list(xs[:n]), xs[n].shape[:lead]
+        moves = dict(zip(rule.at, xs[n:], strict=True))
+        full = []
+        for k, x in enumerate(fields):
+            t = moves[k] if k in moves else x.new_zeros(*head, *x.shape)
+            shape = torch.broadcast_shapes(x.shape, t.shape[lead:])
+            # jvp wants equal shapes, and no strides of 0
+            fields[k] = x.expand(shape).contiguous()
+            full.append(t.expand(*head, *shape).contiguous())
+        return segment.f(*fields), push(*fields, *full)
+
+    return both
 
 
 def _led(f: Callable[..., Any], n: int) -> Callable[..., Any]:
@@ -70,66 +87,79 @@ def _led(f: Callable[..., Any], n: int) -> Callable[..., Any]:
     return g
 
 
-class _Fused(torch.autograd.Function):
-    @staticmethod
-    def forward(rule: Rule, *inputs: Tensor) -> Any:
-        return opaque(evaluated, rule, *inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Any) -> None:
-        ctx.rule = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
-        ctx.save_for_forward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        rule, inputs = ctx.rule, ctx.saved_tensors
-        count = len(inputs)
-        at = tuple(k for k, x in enumerate(inputs) if smooth(x))
-        # torch.autograd.grad(…, is_grads_batched=True) has batches without a vmap rule
-        hidden = any(map(is_legacy_batchedtensor, cotangents))
-        if rule.kind == "value" and not hidden:
-            made = _Fused.apply(Rule(rule.job, "pull", at), *inputs, *cotangents)
-        elif rule.kind == "push" and not hidden:
-            wanted = any(ctx.needs_input_grad[1 + rule.fields :])
-            back = replace(rule, kind="push_pull", wanted=wanted)
-            at = (*rule.at, *range(rule.fields, count))
-            made = _Fused.apply(back, *inputs, *cotangents)
-        else:
-            segment = _remat._cotangent(_reference(rule, count), at, count)
-            made = _remat.apply(segment, *inputs, *cotangents)
-        grads = dict(zip(at, made, strict=True))  # pyright: ignore[reportArgumentType]
-        return None, *(grads.get(k) for k in range(count))
-
-    @staticmethod
-    def jvp(ctx: Any, _: Any, *tangents: Tensor) -> Any:
-        rule, inputs = ctx.rule, ctx.saved_tensors
-        count = len(inputs)
-        at = tuple(k for k, x in enumerate(inputs) if smooth(x))
-        moves = [tangents[k] for k in at]
-        if rule.kind == "value":
-            return _Fused.apply(Rule(rule.job, "push", at), *inputs, *moves)
-        segment = _remat._tangent(_reference(rule, count), at, count)
-        return _remat.apply(segment, *inputs, *moves)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, rule: Rule, *inputs: Tensor) -> Any:
-        dims, size, n = in_dims[1:], info.batch_size, rule.fields
-        linear = rule.kind in ("push", "pull")
-        if linear and all(d is None for d in dims[:n]):
-            return _on_lead(rule, dims, size, inputs)
-        back = rule.kind in ("pull", "push_pull")
-        moved = [
-            _last(x, d, size if back else 1) for x, d in zip(inputs, dims, strict=True)
-        ]
-        out = _Fused.apply(rule, *moved)
-        if isinstance(out, Tensor):
-            return out, out.ndim - 1
-        return out, tuple(y.ndim - 1 for y in out)  # pyright: ignore
+def _value(rule: Rule, *inputs: Tensor) -> Any:
+    return opaque(evaluated, rule, *inputs)
 
 
-# apply binds arguments to it, and would work it out in every call
-_Fused.forward.__signature__ = signature(_Fused.forward)  # pyright: ignore
+def _both(
+    rule: Rule, inputs: Sequence[Tensor], moves: Sequence[Tensor | None]
+) -> tuple[Any, Any]:
+    """Work out a function and its tangent, for a simulation in one walk."""
+    at = tuple(k for k, t in enumerate(moves) if t is not None)
+    given = (t for t in moves if t is not None)
+    if rule.kind == "value":
+        made = _levels.apply(_FUSED, Rule(rule.job, "both", at), *inputs, *given)
+        return made[0], made[1]
+    segment = _remat._tangent(_reference(rule), at, len(inputs))
+    made = _levels.apply(_FUSED, rule, *inputs)
+    return made, _remat.apply(segment, *inputs, *given)
+
+
+def _push(rule: Rule, inputs: Sequence[Tensor], moves: Sequence[Tensor | None]) -> Any:
+    if rule.kind == "value":
+        return _both(rule, inputs, moves)[1]
+    at = tuple(k for k, t in enumerate(moves) if t is not None)
+    segment = _remat._tangent(_reference(rule), at, len(inputs))
+    return _remat.apply(segment, *inputs, *(t for t in moves if t is not None))
+
+
+def _pull(
+    rule: Rule,
+    inputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> Sequence[Tensor | None]:
+    count = len(inputs)
+    to = tuple(k for k, x in enumerate(inputs) if wanted[k] and smooth(x))
+    given = [y for y in cotangents if y is not None]
+    # torch.autograd.grad(…, is_grads_batched=True) has batches without a vmap rule
+    hidden = any(map(is_legacy_batchedtensor, given))
+    if not to or not given:
+        return (None,) * count
+    if rule.kind == "value" and not hidden:
+        made = _levels.apply(_FUSED, replace(rule, kind="pull", to=to), *inputs, *given)
+    elif rule.kind == "both" and cotangents[1] is not None and not hidden:
+        back = replace(rule, kind="both_pull", to=to, valued=len(given) == 2)
+        made = _levels.apply(_FUSED, back, *inputs, *given)
+    elif rule.kind == "both" and not hidden:
+        n = rule.fields
+        found = _pull(Rule(rule.job), inputs[:n], given, wanted)
+        return (*found, *(None,) * (count - n))
+    else:
+        flags = [y is not None for y in cotangents]
+        segment = _remat._cotangent(_reference(rule), to, count, flags)
+        made = _remat.apply(segment, *inputs, *given)
+    grads = dict(zip(to, made, strict=True))
+    return tuple(grads.get(k) for k in range(count))
+
+
+def _mapped(
+    rule: Rule, size: int, dims: Sequence[int | None], inputs: Sequence[Tensor]
+) -> Any:
+    n = rule.fields
+    if rule.kind in ("both", "pull") and all(d is None for d in dims[:n]):
+        return _on_lead(rule, dims, size, inputs)
+    back = rule.kind in ("pull", "both_pull")
+    moved = [
+        _last(x, d, size if back else 1) for x, d in zip(inputs, dims, strict=True)
+    ]
+    out = _levels.apply(_FUSED, rule, *moved)
+    if isinstance(out, Tensor):
+        return out, out.ndim - 1
+    return out, tuple(y.ndim - 1 for y in out)
+
+
+_FUSED = _levels.Family(_value, _push, _pull, _mapped, _both)
 
 
 def _last(x: Tensor, dim: int | None, size: int) -> Tensor:
@@ -152,10 +182,8 @@ def _on_lead(
     if rule.lead:
         inner = moved[0].shape[1]
         moved = [x.flatten(0, 1) for x in moved]
-    out = _Fused.apply(replace(rule, lead=True), *inputs[:n], *moved)
-    found = [out] if isinstance(out, Tensor) else list(out)  # pyright: ignore
+    out = _levels.apply(_FUSED, replace(rule, lead=True), *inputs[:n], *moved)
+    value, led = (out[:1], out[1:]) if rule.kind == "both" else ((), out)
     if rule.lead:
-        found = [y.unflatten(0, (size, inner)) for y in found]  # pyright: ignore
-    if isinstance(out, Tensor):
-        return found[0], 0
-    return tuple(found), (0,) * len(found)
+        led = tuple(y.unflatten(0, (size, inner)) for y in led)
+    return (*value, *led), (None,) * len(value) + (0,) * len(led)

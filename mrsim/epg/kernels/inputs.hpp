@@ -29,15 +29,17 @@ struct Array {
 
 struct Call {
   L lanes, ndim, sizes[AXES], threads, knots, readings, intervals, kinds, places, orders;
-  L stored, copies, tangents;  // copies of the cotangent; tangents that are given
+  L stored, copies;  // copies of the cotangent
+  L tangents, late;  // that move states; that are of M0 alone, and scale the signal
   const L *knot, *reading, *clears, *waits, *rows, *tops;
+  const L* ways;  // where each of these tangents lies on leading axes
   L arrays;
   const Array* array;
 };
 
 struct Lanes {  // of one block: the offsets of its lanes in an array
   L at[W];
-  int step;  // 0: all the same, 1: consecutive, -1: neither
+  int step;  // from lane to lane; -1: no such number
 };
 
 struct Block {
@@ -72,12 +74,9 @@ struct Block {
         }
         here.at[l] = at + lane * a.axes[0];
       }
-      bool same = true, next = true;
-      for (int l = 1; l < W; ++l) {
-        same &= here.at[l] == here.at[0];
-        next &= here.at[l] == here.at[0] + l;
-      }
-      here.step = same ? 0 : next ? 1 : -1;
+      here.step = here.at[1] - here.at[0];
+      for (int l = 2; l < W; ++l)
+        if (here.at[l] - here.at[l - 1] != here.step) here.step = -1;
     }
   }
   V read(const R* p, const Lanes& at) const {
@@ -97,9 +96,34 @@ struct Block {
         x.v[0] = read(v->data + r * v->row, of(v));
         if (t)
           for (int k = 1; k < D && k <= call.tangents; ++k)
-            x.v[k] = read(t->data + (k - 1) * t->lead + r * t->row, of(t));
+            x.v[k] = read(t->data + call.ways[k - 1] * t->lead + r * t->row, of(t));
       }
     }
+  }
+  // a complex number of each lane
+  void read(const Array* a, L lead, L row, V& re, V& im) const {
+    const R* p = a->data + lead * a->lead + row * a->row;
+    const Lanes& at = of(a);
+    if (a->part == 1 && at.step == 2 && count == W) {
+      const V x = load(p + at.at[0]), y = load(p + at.at[0] + W);
+      re = picked<0>(x, y), im = picked<1>(x, y);
+    } else {
+      re = read(p, at), im = read(p + a->part, at);
+    }
+  }
+  void write(const Array* a, L lead, L row, V re, V im) const {
+    R* p = a->data + lead * a->lead + row * a->row;
+    const Lanes& at = of(a);
+    if (a->part == 1 && at.step == 2 && count == W) {
+      store(p + at.at[0], woven<0>(re, im));
+      store(p + at.at[0] + W, woven<W / 2>(re, im));
+    } else {
+      write(p, at, re), write(p + a->part, at, im);
+    }
+  }
+  V tangent(int input, L k) const {
+    const Array* t = arrays[input][TANGENT];
+    return read(t->data + call.ways[k] * t->lead, of(t));
   }
   void write(R* p, const Lanes& at, V x) const {
     if (at.step == 1 && count == W) return store(p + at.at[0], x);
@@ -113,7 +137,15 @@ struct Block {
     if (a->role == GRADIENT || a->role == MOVED_GRADIENT)
       return write(a->data + lead * a->lead + row * a->row, of(a), x);
     double sum = 0;
-    for (L l = 0; l < count; ++l) sum += x[l];
+    if (count == W) {
+      typedef double Wide __attribute__((vector_size(W * sizeof(double))));
+      const Wide all = __builtin_convertvector(x, Wide);
+      double parts[4] = {};
+      for (int l = 0; l < W; ++l) parts[l & 3] += all[l];
+      sum = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+    } else {
+      for (L l = 0; l < count; ++l) sum += x[l];
+    }
     ((double*)a->data)[thread * a->part + lead * a->lead + row * a->row] += sum;
   }
   void scatter(L copy) const {
@@ -125,7 +157,7 @@ struct Block {
         for (L r = 0; r < a->rows; ++r) {
           if (!moved) put(a, copy, r, bars[i][r].v[0]);
           for (int k = 1; moved && k < D && k <= call.tangents; ++k)
-            put(a, k - 1, r, bars[i][r].v[k]);
+            put(a, call.ways[k - 1], r, bars[i][r].v[k]);
         }
       }
   }

@@ -1,14 +1,17 @@
 // The coefficients of each knot, which all its orders share, and their adjoint.
 #pragma once
+#include "pulses.hpp"
 #include "waits.hpp"
 
 struct Knots : Waits {
   std::vector<Coefs> coefs;
-  std::vector<S> cosines, sines, turns_re, turns_im;  // of flips and frames, by knot
+  std::vector<V> cosines, sines;       // of flips, by knot
+  std::vector<S> turns_re, turns_im;  // of frames
   L start = 0;  // of the stretch that is kept
 
   Knots(const Call& c, L thread) : Waits(c, thread), coefs(1) {
-    for (auto* x : {&cosines, &sines, &turns_re, &turns_im}) x->resize(c.knots);
+    for (auto* x : {&cosines, &sines}) x->resize(c.knots);
+    for (auto* x : {&turns_re, &turns_im}) x->resize(PARTS == 2 && !OWN ? c.knots : 0);
   }
   const L* knot(L j) const { return call.knot + j * KNOT; }
   const Fade* fades_of(const L* k) const {
@@ -50,21 +53,46 @@ struct Knots : Waits {
       }
     }
     if (k[KIND] != 1) {
-      const bool inverts = k[KIND] == 2;
-      c.zz0 = !inverts                 ? number(1)
-              : block.has(EFFICIENCY) ? -block.values[EFFICIENCY][efficiency_row(k)]
-                                      : number(-1);
-      c.zz = ONE ? c.zz0 * c.U[0] : c.zz0;
+      c.pass = k[KIND] != 2           ? number(1)
+               : block.has(EFFICIENCY) ? -block.values[EFFICIENCY][efficiency_row(k)]
+                                       : number(-1);
       return;
     }
-    S &cosine = cosines[j], &sin = sines[j];
-    sine(flip(k), sin, cosine);
+    c.w = flip(k);
+    V &cosine = cosines[j], &sin = sines[j];
+    sine(c.w.v[0], sin, cosine);
+    find_turn(k, c);
+    const V half = OWN && PARTS == 1 ? c.M[0].re.v[0] : all(1);
+    const V U = OWN ? c.U[0].v[0] : all(1);
+    c.HH = cosine * half;
+    c.dd = -sin * half;
+    c.hh0 = sin;
+    c.zz0 = cosine;
+    c.hh = sin * U;
+    c.zz = cosine * U;
+  }
+  // half the decay of the interval, and its turn
+  void find_turn(const L* k, Coefs& c) {
     const S* carry = kinds.carry.data() + k[WAIT] * NF * NF;
     const R half = R(0.5) * k[SIGN];
-#if PARTS == 2
+#if PARTS == 1
+    for (int i = 0; i < NF * NF; ++i) c.M[i].re = half * carry[i];
+#if OWN
+    c.M[0].re = carry[0];  // its tangents are an exponent's
+    c.M[0].re.v[0] = half * carry[0].v[0];
+#endif
+#else
+    S angle = kinds.angle[k[WAIT]] + phase(k[BEFORE]) - phase(k[FRAME]), re, im;
+    turned(angle, k[TURNS], re, im);
+#if OWN
+    const V size = half * carry[0].v[0];
+    c.M[0] = {carry[0], angle};
+    c.M[0].re.v[0] = size * re.v[0];
+    c.M[0].im.v[0] = size * im.v[0];
+#else
+    const L j = (k - call.knot) / KNOT;
+    turns_re[j] = re, turns_im[j] = im;
     const S* carry_im = kinds.carry_im.data() + k[WAIT] * NF * NF;
-    S &re = turns_re[j], &im = turns_im[j];
-    turned(kinds.angle[k[WAIT]] + phase(k[BEFORE]) - phase(k[FRAME]), k[TURNS], re, im);
     for (int i = 0; i < NF * NF; ++i) {
       const S x = half * carry[i];
       c.M[i] = {re * x, im * x};
@@ -73,26 +101,11 @@ struct Knots : Waits {
         c.M[i] += X{-(im * y), re * y};
       }
     }
-#else
-    for (int i = 0; i < NF * NF; ++i) c.M[i].re = half * carry[i];
 #endif
-    c.HH = cosine;
-    c.dd = R(-2) * sin;
-    if constexpr (FOLDED) {
-      c.HH = cosine * c.M[0].re;
-      c.dd = c.dd * c.M[0].re;
-    }
-    c.hh0 = R(0.5) * sin;
-    c.zz0 = cosine;
-    c.hh = ONE ? c.hh0 * c.U[0] : c.hh0;
-    c.zz = ONE ? c.zz0 * c.U[0] : c.zz0;
+#endif
   }
   void unfind_coefs(L j, Coefs& b) {
     const L* k = knot(j);
-    const Coefs& c = coefs_of(j);
-    S hh0 = b.hh0 + (ONE ? pulled(c.U[0], b.hh) : b.hh);
-    S zz0 = b.zz0 + (ONE ? pulled(c.U[0], b.zz) : b.zz);
-    if constexpr (ONE) b.U[0] += pulled(c.zz0, b.zz);
     if constexpr (BOUND > 0) {
       constexpr int half = BOUND == 2 ? NB / 2 : NB;
       for (int i = 0; i < half; ++i) {
@@ -103,40 +116,53 @@ struct Knots : Waits {
         }
       }
     }
-    if (k[KIND] == 1) {
-      if constexpr (ONE) b.U[0] += pulled(c.hh0, b.hh);
-      unfind_pulse(j, b, hh0, zz0);
-    } else if (k[KIND] == 2 && block.has(EFFICIENCY)) {
-      block.bars[EFFICIENCY][efficiency_row(k)] -= zz0;
-    }
+    if (k[KIND] == 1)
+      unfind_pulse(j, b);
+    else if (k[KIND] == 2 && block.has(EFFICIENCY))
+      block.bars[EFFICIENCY][efficiency_row(k)] -= b.pass;
+    if constexpr (OWN) b.U[0].v[0] = b.U[0].v[0] * coefs_of(j).U[0].v[0];
     for (int i = 0; i < N * N; ++i) bars.relax[k[WAIT] * N * N + i] += b.U[i];
     for (int i = 0; i < N && k[REGROW]; ++i)
       bars.grown[k[WAIT] * N + i] += b.grown[i];
   }
-  void unfind_pulse(L j, Coefs& b, const S& hh0, const S& zz0) {
+  void unfind_pulse(L j, Coefs& b) {
     const L* k = knot(j);
     const Coefs& c = coefs_of(j);
-    const S &cosine = cosines[j], &sin = sines[j];
-    S c_bar = zz0, s_bar = R(0.5) * hh0;
-    if constexpr (FOLDED) {
-      const S &half = c.M[0].re, twice = R(-2) * b.dd;
-      c_bar += pulled(half, b.HH);
-      s_bar += pulled(half, twice);
-      b.M[0].re += pulled(cosine, b.HH) + pulled(sin, twice);
-    } else {
-      c_bar += b.HH;
-      s_bar += R(-2) * b.dd;
-    }
-    const S turn = pulled(cosine, s_bar) - pulled(sin, c_bar);
+    const V &cosine = cosines[j], &sin = sines[j];
+    const V half = OWN && PARTS == 1 ? c.M[0].re.v[0] : all(1);
+    const V U = OWN ? c.U[0].v[0] : all(1);
+    const V c_bar = b.zz0 + U * b.zz + half * b.HH;
+    const V s_bar = b.hh0 + U * b.hh - half * b.dd;
+    if constexpr (OWN) b.U[0].v[0] += sin * b.hh + cosine * b.zz;
+    if constexpr (OWN && PARTS == 1) b.M[0].re.v[0] += cosine * b.HH - sin * b.dd;
+    b.w.v[0] = cosine * s_bar - sin * c_bar;
     if (block.has(B1)) {
-      block.bars[FLIP][k[ROW]] += pulled(block.values[B1][0], turn);
-      block.bars[B1][0] += pulled(block.values[FLIP][k[ROW]], turn);
+      block.bars[FLIP][k[ROW]] += pulled(block.values[B1][0], b.w);
+      block.bars[B1][0] += pulled(block.values[FLIP][k[ROW]], b.w);
     } else {
-      block.bars[FLIP][k[ROW]] += turn;
+      block.bars[FLIP][k[ROW]] += b.w;
     }
+    unfind_turn(k, c, b);
+  }
+  void unfind_turn(const L* k, const Coefs& c, Coefs& b) {
     S* carry = bars.carry.data() + k[WAIT] * NF * NF;
+#if PARTS == 1
+#if OWN
+    b.M[0].re.v[0] = b.M[0].re.v[0] * c.M[0].re.v[0];
+    carry[0] += b.M[0].re;
+#else
+    for (int i = 0; i < NF * NF; ++i) carry[i] += (R(0.5) * k[SIGN]) * b.M[i].re;
+#endif
+#else
+#if OWN
+    const V &re = c.M[0].re.v[0], &im = c.M[0].im.v[0];
+    S size = b.M[0].re, angle = b.M[0].im;
+    size.v[0] = re * b.M[0].re.v[0] + im * b.M[0].im.v[0];
+    angle.v[0] = re * b.M[0].im.v[0] - im * b.M[0].re.v[0];
+    carry[0] += size;
+#else
+    const L j = (k - call.knot) / KNOT;
     const R half = R(0.5) * k[SIGN];
-#if PARTS == 2
     const S *was = kinds.carry.data() + k[WAIT] * NF * NF;
     const S *was_im = kinds.carry_im.data() + k[WAIT] * NF * NF;
     S* carry_im = bars.carry_im.data() + k[WAIT] * NF * NF;
@@ -154,13 +180,12 @@ struct Knots : Waits {
       }
     }
     const S angle = unturned(re, im, re_bar, im_bar);
+#endif
     bars.angle[k[WAIT]] += angle;
     if (block.has(PHASE)) {
       if (k[BEFORE] >= 0) block.bars[PHASE][k[BEFORE]] += angle;
       if (k[FRAME] >= 0) block.bars[PHASE][k[FRAME]] -= angle;
     }
-#else
-    for (int i = 0; i < NF * NF; ++i) carry[i] += half * b.M[i].re;
 #endif
   }
 };

@@ -33,6 +33,22 @@ INLINE V all(R x) { return V{} + x; }
 INLINE V load(const R* p) { V x; std::memcpy(&x, p, sizeof x); return x; }
 INLINE void store(R* p, V x) { std::memcpy(p, &x, sizeof x); }
 INLINE V chosen(I m, V a, V b) { return (V)(((I)a & m) | ((I)b & ~m)); }
+// lanes of two vectors in turn, W / 2 of each
+template <int from, int... l>
+INLINE V woven(V a, V b, std::integer_sequence<int, l...>) {
+  return V{(l & 1 ? b[from + l / 2] : a[from + l / 2])...};
+}
+template <int from> INLINE V woven(V a, V b) {
+  return woven<from>(a, b, std::make_integer_sequence<int, W>());
+}
+// every other lane of two vectors
+template <int from, int... l>
+INLINE V picked(V a, V b, std::integer_sequence<int, l...>) {
+  return V{(2 * l < W ? a[(2 * l + from) % W] : b[(2 * l + from) % W])...};
+}
+template <int from> INLINE V picked(V a, V b) {
+  return picked<from>(a, b, std::make_integer_sequence<int, W>());
+}
 INLINE bool any(I m) {
   Whole some = 0;
   for (int l = 0; l < W; ++l) some |= m[l];
@@ -170,36 +186,31 @@ INLINE V summed(const S& a, const S& b) {
   if constexpr (D > 4) x += a.v[4] * b.v[4];
   return x;
 }
-// Of a coefficient only some tangents can differ from zero: those of a bit in MASK.
-enum Bits { DECAY = 1, REGROWTH = 2, ROTATION = 4, OTHER = 8, ANY = 15 };
-constexpr int MASK[] = {ANY, MASKS};
-template <int bits> constexpr bool moves(int i) { return i == 0 || (MASK[i] & bits); }
-template <int bits> INLINE S times(const S& a, const S& b) {
-  return made(EACH {
-    if constexpr (i_at > 0 && moves<bits>(i_at)) return a.v[0] * b.v[i_at] + a.v[i_at] * b.v[0];
-    else return a.v[0] * b.v[i_at];
-  });
+INLINE S operator*(V k, const S& a) { return made(EACH { return k * a.v[i_at]; }); }
+// Only some tangents move a coefficient: those with its bit in MASK.
+enum Bits { DECAY = 1, REGROWTH = 2, ROTATION = 4, OTHER = 8 };
+constexpr int MASK[] = {0, MASKS};
+template <int bits> constexpr bool moves(int i) { return i && (MASK[i] & bits); }
+template <int bits> constexpr bool some() {
+  for (int i = 1; i < D; ++i)
+    if (moves<bits>(i)) return true;
+  return false;
 }
-// the transpose of y -> a * y for such a coefficient
-template <int bits> INLINE S pulled(const S& a, const S& y) {
-  V x = a.v[0] * y.v[0];
-  if constexpr (D > 1 && moves<bits>(1)) x += a.v[1] * y.v[1];
-  if constexpr (D > 2 && moves<bits>(2)) x += a.v[2] * y.v[2];
-  if constexpr (D > 3 && moves<bits>(3)) x += a.v[3] * y.v[3];
-  if constexpr (D > 4 && moves<bits>(4)) x += a.v[4] * y.v[4];
-  return made(EACH { return i_at ? a.v[0] * y.v[i_at] : x; });
+template <class G, int... i> INLINE void each_of(G g, std::integer_sequence<int, i...>) {
+  (g(At<i>()), ...);
 }
-// add to a coefficient's adjoint that of x -> a * x; MOVED: also of tangents that are 0
-template <int bits> INLINE void gather(S& sum, const S& x, const S& y) {
-  V first = sum.v[0] + x.v[0] * y.v[0];
-#define ONE_MORE(i)                                                          \
-  if constexpr (D > i) {                                                     \
-    first += x.v[i] * y.v[i];                                                \
-    if constexpr (MOVED || moves<bits>(i)) sum.v[i] += x.v[0] * y.v[i];      \
-  }
-  ONE_MORE(1) ONE_MORE(2) ONE_MORE(3) ONE_MORE(4)
-  sum.v[0] = first;
+// g(At<i>()) for the value and its tangents, one after the other
+template <class G> INLINE void each(G g) { each_of(g, std::make_integer_sequence<int, D>()); }
+#define AT [&](auto i_) __attribute__((always_inline))
+// y's tangents gain those of g times a value
+template <int bits> INLINE void along(const S& g, V x, S& y) {
+  each(AT { if constexpr (moves<bits>(i_at)) y.v[i_at] += g.v[i_at] * x; });
 }
+// what that adds to the adjoint x of the value, and to that of g
+template <int bits> INLINE void unalong(const S& g, const S& bar, V& x) {
+  each(AT { if constexpr (moves<bits>(i_at)) x += g.v[i_at] * bar.v[i_at]; });
+}
+template <int bits> INLINE void gather(S& sum, V x, const S& bar) { along<bits>(bar, x, sum); }
 // the transpose of y -> a * y
 INLINE S pulled(const S& a, const S& y) {
   const V first = summed(a, y);

@@ -5,9 +5,9 @@ tangent of it (leading, number, *batch). Nothing is expanded: the kernel takes s
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ _MOVES = {  # decay 1, regrowth 2, rotation 4, other 8 (see lanes.hpp)
     "T1": 2,
     "T2": 1,
     "efficiency": 8,
+    "demod": 8,
+    "M0": 0,  # scales the signal alone
 }
 _WORTH = 200_000  # pulses that are worth a kernel of their own
 _ID = {name: i for i, name in enumerate(INPUTS)}
@@ -56,7 +58,8 @@ def forward(
     table: Table,
     columns: Columns,
     moves: Columns,
-    out: Tensor,
+    out: Tensor | None,
+    value: Tensor | None = None,
 ) -> None:
     """Walk there.
 
@@ -65,42 +68,71 @@ def forward(
         table: the plan.
         columns: what it reads.
         moves: tangents of some columns; none for the value.
-        out: (leading, reading, *batch) complex, gets the signal's tangents, or with a
-            leading 1 its value.
+        out: (leading, reading, *batch) complex, gets the signal's tangents.
+        value: (reading, *batch) complex, gets the signal.
     """
-    if out.device.type != "cpu":
-        triton_passes().forward(physics, table, columns, moves, out)
+    like = value if out is None else out[0]
+    assert like is not None  # noqa: S101
+    if like.device.type != "cpu":
+        if value is not None:
+            triton_passes().forward(physics, table, columns, {}, value[None])
+        if out is not None:
+            triton_passes().forward(physics, table, columns, moves, out)
         return
-    read = [Array(_ID[n], VALUE, x) for n, x in columns.items()]
-    batch = tuple(out.shape[2:])
-    if not moves:
-        signal = Array(SIGNAL, VALUE, out, lead=True)
-        call.walk(physics, table, [*read, signal], batch)
+    batch = tuple(like.shape[1:])
+    arrays = [Array(_ID[n], VALUE, x) for n, x in columns.items()]
+    first = [] if value is None else [Array(SIGNAL, VALUE, value)]
+    if out is None:
+        call.walk(physics, table, arrays + first, batch)
         return
-    masks, moves = _sparse(physics, table, batch, moves)
-    for i in range(0, out.shape[0], MOST):
-        part = out[i : i + MOST]
-        arrays = [*read, *_tangents(moves, i), Array(SIGNAL, TANGENT, part, lead=True)]
-        variant = Variant(masks[i : i + MOST])
-        call.walk(physics, table, arrays, batch, variant, 0, len(part))
+    plan = _planned(physics, table, batch, moves)
+    arrays += [Array(_ID[n], TANGENT, t, lead=True) for n, t in plan.moves.items()]
+    arrays.append(Array(SIGNAL, TANGENT, out, lead=True))
+    for masks, ways, late in plan.walks:
+        variant = Variant(masks)
+        call.walk(physics, table, arrays + first, batch, variant, 0, ways, late)
+        first = []
 
 
-def _sparse(
+class _Plan(NamedTuple):
+    """How tangents are shared out to walks."""
+
+    moves: Columns  # that are not zero
+    walks: list[tuple[tuple[int, ...], tuple[int, ...], int]]  # masks, ways, late
+
+
+def _planned(
     physics: Physics, table: Table, batch: tuple[int, ...], moves: Columns
-) -> tuple[tuple[int, ...], Columns]:
-    """Leave out columns that do not move; say which coefficients each tangent moves."""
+) -> _Plan:
+    """Leave out columns that do not move; see which coefficients each tangent moves."""
+    (lead,) = {len(t) for t in moves.values()}
     # small problems share one kernel of four tangents that can move everything
-    sizes = {len(t) for t in moves.values()}
-    (lead,) = sizes
+    if not physics.own or prod(batch) * table.count * lead < _WORTH:
+        return _Plan(moves, _shared_out([ANY] * lead, [], MOST))
     moving = {n: _moving(t) for n, t in moves.items()}
     left = {n: t for n, t in moves.items() if any(moving[n])}
-    if not physics.own or prod(batch) * table.count * lead < _WORTH:
-        return (ANY,) * -(-lead // MOST) * MOST, left
-    masks = [0] * lead
+    masks, late = [0] * lead, [False] * lead
     for name in left:
         for i, on in enumerate(moving[name]):
-            masks[i] |= _MOVES.get(name, 0) * on
-    return tuple(masks), left
+            masks[i] |= _MOVES[name] * on
+            late[i] |= on and name == "M0"
+    alone = [i for i in range(lead) if late[i] and not masks[i]]
+    return _Plan(left, _shared_out(masks, alone, 1))
+
+
+def _shared_out(
+    masks: Sequence[int], late: Sequence[int], least: int
+) -> list[tuple[tuple[int, ...], tuple[int, ...], int]]:
+    """Give each walk a few of the tangents, and the first one those of M0 alone."""
+    ways = [i for i in range(len(masks)) if i not in late]
+    walks = []
+    for start in range(0, max(len(ways), 1), MOST):
+        part = ways[start : start + MOST]
+        more = list(late) if start == 0 else []
+        wide = (ANY,) * (least - len(part)) if part else ()
+        chosen = *(masks[i] for i in part), *wide
+        walks.append((chosen, (*part, *more), len(more)))
+    return walks
 
 
 def _moving(t: Tensor) -> list[bool]:
@@ -111,15 +143,12 @@ def _moving(t: Tensor) -> list[bool]:
     return (t != 0).flatten(1).any(1).tolist()
 
 
-def _tangents(moves: Columns, start: int) -> list[Array]:
-    return [
-        Array(_ID[n], TANGENT, t[start : start + MOST], lead=True)
-        for n, t in moves.items()
-    ]
-
-
 def backward(
-    physics: Physics, table: Table, columns: Columns, cotangents: Tensor
+    physics: Physics,
+    table: Table,
+    columns: Columns,
+    cotangents: Tensor,
+    wanted: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """Walk there and back.
 
@@ -128,6 +157,7 @@ def backward(
         table: the plan.
         columns: what it reads.
         cotangents: (copy, reading, *batch) complex, of the signal.
+        wanted: the columns whose cotangents are; all by default.
 
     Returns:
         The columns' cotangents, (copy, number, *batch).
@@ -135,13 +165,13 @@ def backward(
     if cotangents.device.type != "cpu":
         return triton_passes().backward(physics, table, columns, cotangents)
     batch, copies = tuple(cotangents.shape[2:]), cotangents.shape[0]
-    threads = call.threads(table, prod(batch))
-    sums = {n: _Sum(x, copies, threads, batch, moved=False) for n, x in columns.items()}
+    asked = {n: x for n, x in columns.items() if wanted is None or n in wanted}
+    sums = _Sums(table, asked, batch, copies)
     arrays = [Array(_ID[n], VALUE, x) for n, x in columns.items()]
-    arrays += [s.array(_ID[n]) for n, s in sums.items()]
+    arrays += sums.arrays(GRADIENT, TOTAL)
     arrays.append(Array(COTANGENT, VALUE, cotangents, lead=True))
     call.walk(physics, table, arrays, batch, Variant(back=True), copies)
-    return {n: s.total() for n, s in sums.items()}
+    return sums.totals()
 
 
 def backward_of_forward(
@@ -150,8 +180,9 @@ def backward_of_forward(
     columns: Columns,
     moves: Columns,
     cotangents: Tensor,
-    *,
-    wanted: bool = True,
+    value: Tensor | None = None,
+    wanted: Collection[str] | None = None,
+    moved: bool = True,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Walk there with tangents, and back.
 
@@ -161,75 +192,87 @@ def backward_of_forward(
         columns: what it reads.
         moves: tangents of some columns, (leading, number, *batch).
         cotangents: (leading, reading, *batch) complex, of the signal's tangents.
-        wanted: the cotangents of the tangents are wanted.
+        value: (reading, *batch) complex, of the signal; zero by default.
+        wanted: the columns whose cotangents are; all by default.
+        moved: the cotangents of the tangents are wanted.
 
     Returns:
         The cotangents of the columns (number, *batch) and of the tangents.
     """
     if cotangents.device.type != "cpu":
         both = triton_passes().backward_of_forward
-        return both(physics, table, columns, moves, cotangents)
-    batch = tuple(cotangents.shape[2:])
-    threads = call.threads(table, prod(batch))
-    masks = (ANY,) * -(-len(cotangents) // MOST) * MOST
-    if not wanted:
-        masks, moves = _sparse(physics, table, batch, moves)
-    first: list[dict[str, Tensor]] = []
-    second: list[dict[str, Tensor]] = []
-    for i in range(0, cotangents.shape[0], MOST):
-        part = cotangents[i : i + MOST]
-        count = part.shape[0]
-        sums = {n: _Sum(x, 1, threads, batch, moved=False) for n, x in columns.items()}
-        more = {
-            n: _Sum(t[0], count, threads, batch, moved=True)
-            for n, t in moves.items()
-            if wanted
-        }
-        arrays = [Array(_ID[n], VALUE, x) for n, x in columns.items()]
-        arrays += _tangents(moves, i)
-        arrays += [s.array(_ID[n]) for group in (sums, more) for n, s in group.items()]
-        arrays.append(Array(COTANGENT, VALUE, part, lead=True))
-        variant = Variant(masks[i : i + MOST], back=True, moved=wanted)
-        call.walk(physics, table, arrays, batch, variant, 1, count)
-        first.append({n: s.total()[0] for n, s in sums.items()})
-        second.append({n: s.total() for n, s in more.items()})
-    return (
-        {n: _added([f[n] for f in first]) for n in columns},
-        {n: torch.cat([s[n] for s in second]) for n in moves if wanted},
-    )
+        made, turns = both(physics, table, columns, moves, cotangents)
+        if value is not None:
+            more = triton_passes().backward(physics, table, columns, value[None])
+            made = {n: x + more[n][0] for n, x in made.items()}
+        return made, turns
+    batch, lead = tuple(cotangents.shape[2:]), len(cotangents)
+    if moved:
+        plan = _Plan(moves, _shared_out([ANY] * lead, [], MOST))
+    else:
+        plan = _planned(physics, table, batch, moves)
+    asked = {n: x for n, x in columns.items() if wanted is None or n in wanted}
+    ask_moved = {n: t[0] for n, t in moves.items()} if moved else {}
+    arrays = [Array(_ID[n], VALUE, x) for n, x in columns.items()]
+    arrays += [Array(_ID[n], TANGENT, t, lead=True) for n, t in plan.moves.items()]
+    arrays.append(Array(COTANGENT, TANGENT, cotangents, lead=True))
+    second = _Sums(table, ask_moved, batch, lead)
+    arrays += second.arrays(MOVED_GRADIENT, MOVED_TOTAL)
+    parts: list[dict[str, Tensor]] = []
+    first = [] if value is None else [Array(COTANGENT, VALUE, value)]
+    for masks, ways, late in plan.walks:
+        sums = _Sums(table, asked, batch, 1)
+        here = arrays + first + sums.arrays(GRADIENT, TOTAL)
+        call.walk(physics, table, here, batch, Variant(masks, back=True), 1, ways, late)
+        first = []
+        parts.append({n: x[0] for n, x in sums.totals().items()})
+    return {n: _added([p[n] for p in parts]) for n in asked}, second.totals()
 
 
 def _added(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
 
 
-class _Sum:
-    """Where the cotangents of one column go, summed over axes it is not mapped on."""
+class _Sums:
+    """Where cotangents of columns go, summed over axes they are not mapped on."""
 
     def __init__(
-        self, like: Tensor, lead: int, threads: int, batch: tuple[int, ...], moved: bool
+        self, table: Table, columns: Columns, batch: tuple[int, ...], lead: int
     ) -> None:
-        self.like = like
-        own = tuple(like.shape[1:])
-        self.shared = prod(own) == 1 < prod(batch)
-        self.axes = tuple(
-            i + 2 for i, (a, b) in enumerate(zip(own, batch, strict=True)) if a < b
-        )
-        self.moved = moved
-        if self.shared:
-            sizes = (threads, lead, like.shape[0])
-            self.made = torch.zeros(sizes, dtype=torch.float64, device="cpu")
-        else:
-            self.made = like.new_empty(lead, like.shape[0], *batch)
+        self.columns, self.batch = columns, batch
+        lanes = prod(batch)
+        # one number for each row: sums of all lanes, thread by thread
+        self.shared = {
+            n: x.shape[0] for n, x in columns.items() if prod(x.shape[1:]) == 1 < lanes
+        }
+        sizes = call.threads(table, lanes), lead, sum(self.shared.values())
+        self.sums = torch.zeros(sizes, dtype=torch.float64, device="cpu")
+        self.made = {
+            n: x.new_empty(lead, x.shape[0], *batch)
+            for n, x in columns.items()
+            if n not in self.shared
+        }
 
-    def array(self, name: int) -> Array:
+    def arrays(self, each: int, total: int) -> list[Array]:
+        made = [Array(_ID[n], each, x, lead=True) for n, x in self.made.items()]
         if self.shared:
-            return Array(name, MOVED_TOTAL if self.moved else TOTAL, self.made)
-        role = MOVED_GRADIENT if self.moved else GRADIENT
-        return Array(name, role, self.made, lead=True)
+            parts = self.sums.split(list(self.shared.values()), 2)
+            pairs = zip(self.shared, parts, strict=True)
+            made += [Array(_ID[n], total, x) for n, x in pairs]
+        return made
 
-    def total(self) -> Tensor:
-        if self.shared:
-            summed = self.made.sum(0).to(self.like.dtype)
-            return summed.reshape(*summed.shape, *(1,) * (self.like.ndim - 1))
-        return self.made.sum(self.axes, keepdim=True) if self.axes else self.made
+    def totals(self) -> dict[str, Tensor]:
+        found = {n: self._own(x, self.columns[n]) for n, x in self.made.items()}
+        if not self.shared:
+            return found
+        like = next(iter(self.columns.values()))
+        whole = (self.sums[0] if len(self.sums) == 1 else self.sums.sum(0)).to(like)
+        parts = whole.split(list(self.shared.values()), 1)
+        for n, x in zip(self.shared, parts, strict=True):
+            found[n] = x.reshape(*x.shape, *(1,) * len(self.batch))
+        return {n: found[n] for n in self.columns}
+
+    def _own(self, x: Tensor, like: Tensor) -> Tensor:
+        own = like.shape[1:]
+        axes = [i + 2 for i, n in enumerate(own) if n < self.batch[i]]
+        return x.sum(axes, keepdim=True) if axes else x

@@ -1,22 +1,23 @@
 // One order of a knot, forward and backward: relax, turn about the pulse's axis.
 //
-// In the frame of the pulse P + Q stays and (P - Q, ζ) turns by the flip angle:
-//   A = M (P + Q), D = M (P - Q), H = HH D + hh ζ, ζ' = dd D + zz ζ, P' = A + H, Q' = A - H
-// with M half the decay and turn of the interval before. For one pool the decay is
-// folded into HH, dd, hh and zz as far as may be.
+// With η half of ζ (see table.py), in the frame of the pulse P + Q stays and (P - Q, η)
+// turns by the flip angle:
+//   A = M (P + Q), D = M (P - Q), H = HH D + hh η, η' = dd D + zz η, P' = A + H, Q' = A - H
+// with M half the decay and turn of the interval before. A tangent ẋ of the states goes
+// the same way, and gains where it moves
+//   a decay e^x of states s:  e^x (ṡ + ẋ s)
+//   the flip angle θ:         θ˙ η' to Ḣ and -θ˙ H to η̇'
+// so that it costs few products more than the value. Where a kernel knows the exponents
+// (OWN, one pool), M and U hold a decay and, as tangents, those of its exponent;
+// otherwise they are matrices of numbers with tangents.
 #pragma once
 #include "lanes.hpp"
 
 constexpr int NF = FREE, N = POOLS, NB = POOLS - FREE;
-constexpr bool COMPLEX = PARTS == 2, ONE = POOLS == 1, FOLDED = ONE && !COMPLEX;
 constexpr bool FADES = MOTION != 0;
-constexpr int FROM_D = FOLDED ? DECAY | ROTATION : ROTATION;  // what HH and dd follow
-constexpr int FROM_Z = (ONE ? REGROWTH : 0) | ROTATION | OTHER;  // ... hh and zz
 
-struct Re { S re; };
-struct Cx { S re, im; };
 #if PARTS == 2
-typedef Cx X;
+struct X { S re, im; };
 INLINE X operator+(const X& a, const X& b) { return {a.re + b.re, a.im + b.im}; }
 INLINE X operator-(const X& a, const X& b) { return {a.re - b.re, a.im - b.im}; }
 INLINE X operator*(const X& a, const X& b) {
@@ -28,32 +29,13 @@ INLINE X pulled(const X& a, const X& y) {
 }
 INLINE X pulled(const S& a, const X& y) { return {pulled(a, y.re), pulled(a, y.im)}; }
 INLINE S dotted(const X& x, const X& y) { return pulled(x.re, y.re) + pulled(x.im, y.im); }
-template <int bits> INLINE X times(const X& a, const X& b) {
-  return {times<bits>(a.re, b.re) - times<bits>(a.im, b.im),
-          times<bits>(a.im, b.re) + times<bits>(a.re, b.im)};
-}
-template <int bits> INLINE X times(const S& a, const X& b) {
-  return {times<bits>(a, b.re), times<bits>(a, b.im)};
-}
-template <int bits> INLINE X pulled(const X& a, const X& y) {
-  return {pulled<bits>(a.re, y.re) + pulled<bits>(a.im, y.im),
-          pulled<bits>(a.re, y.im) - pulled<bits>(a.im, y.re)};
-}
-template <int bits> INLINE X pulled(const S& a, const X& y) {
-  return {pulled<bits>(a, y.re), pulled<bits>(a, y.im)};
-}
-template <int bits> INLINE void gather(X& sum, const X& x, const X& y) {
-  gather<bits>(sum.re, x.re, y.re), gather<bits>(sum.re, x.im, y.im);
-  gather<bits>(sum.im, x.re, y.im), gather<bits>(sum.im, -x.im, y.re);
-}
-template <int bits> INLINE void gather(S& sum, const X& x, const X& y) {
-  gather<bits>(sum, x.re, y.re), gather<bits>(sum, x.im, y.im);
-}
 template <int sign> INLINE X mirrored(const X& x) { return {x.re, -x.im}; }
 INLINE X nothing() { return {number(0), number(0)}; }
 INLINE S& last(X& x) { return x.im; }
+INLINE const S& last(const X& x) { return x.im; }
+template <class G, class... A> INLINE void parts(G g, A&... x) { g(x.re...), g(x.im...); }
 #else
-typedef Re X;
+struct X { S re; };
 INLINE X operator+(const X& a, const X& b) { return {a.re + b.re}; }
 INLINE X operator-(const X& a, const X& b) { return {a.re - b.re}; }
 INLINE X operator*(const X& a, const X& b) { return {a.re * b.re}; }
@@ -61,21 +43,14 @@ INLINE X operator*(const S& a, const X& b) { return {a * b.re}; }
 INLINE X pulled(const X& a, const X& y) { return {pulled(a.re, y.re)}; }
 INLINE X pulled(const S& a, const X& y) { return {pulled(a, y.re)}; }
 INLINE S dotted(const X& x, const X& y) { return pulled(x.re, y.re); }
-template <int bits> INLINE X times(const X& a, const X& b) { return {times<bits>(a.re, b.re)}; }
-template <int bits> INLINE X times(const S& a, const X& b) { return {times<bits>(a, b.re)}; }
-template <int bits> INLINE X pulled(const X& a, const X& y) { return {pulled<bits>(a.re, y.re)}; }
-template <int bits> INLINE X pulled(const S& a, const X& y) { return {pulled<bits>(a, y.re)}; }
-template <int bits> INLINE void gather(X& sum, const X& x, const X& y) {
-  gather<bits>(sum.re, x.re, y.re);
-}
-template <int bits> INLINE void gather(S& sum, const X& x, const X& y) {
-  gather<bits>(sum, x.re, y.re);
-}
 template <int sign> INLINE X mirrored(const X& x) { return {sign > 0 ? x.re : -x.re}; }
 INLINE X nothing() { return {number(0)}; }
 INLINE S& last(X& x) { return x.re; }
+INLINE const S& last(const X& x) { return x.re; }
+template <class G, class... A> INLINE void parts(G g, A&... x) { g(x.re...); }
 #endif
 INLINE void operator+=(X& a, const X& b) { a = a + b; }
+#define PART(...) [&](__VA_ARGS__) __attribute__((always_inline))
 
 struct F { X x[NF]; };
 struct Z { X x[N]; };
@@ -83,42 +58,66 @@ struct Kept { F a, b; Z z; };  // one order before a knot, for the way back
 struct Fade { X p, q, z; };    // what diffusion and flow leave of one order
 
 struct Coefs {
-  S HH, dd, hh, zz, hh0, zz0;  // hh0, zz0: of order 0, whose ζ is relaxed before
+  V HH, dd, hh, zz, hh0, zz0;  // hh0, zz0: of order 0, whose η is relaxed before
+  S w, pass;                   // θ˙ (no value); what an inversion or spoiler makes of η
   X M[NF * NF];
   S U[N * N], grown[N];
   S bound[NB + 1], order[NB + 1], cross[NB + 1];
 };
 
 INLINE void clear(Coefs& c) {
-  c.HH = c.dd = c.hh = c.zz = c.hh0 = c.zz0 = number(0);
+  c.HH = c.dd = c.hh = c.zz = c.hh0 = c.zz0 = V{};
+  c.w = c.pass = number(0);
   for (X& x : c.M) x = nothing();
   for (S& x : c.U) x = number(0);
   for (S& x : c.grown) x = number(0);
-  for (int i = 0; i <= NB; ++i) c.bound[i] = c.order[i] = c.cross[i] = number(0);
+  if constexpr (BOUND > 0)
+    for (int i = 0; i <= NB; ++i) c.bound[i] = c.order[i] = c.cross[i] = number(0);
 }
 
-template <bool zero> INLINE Z relaxed(const Coefs& c, const Z& z) {
-  Z y;
-  if constexpr (ONE && !zero) return z;
+// η after the interval. FOLDED: but for U, which is in hh and zz.
+template <bool zero, bool folded> INLINE Z relaxed(const Coefs& c, const Z& z) {
+  Z y = z;
+#if OWN
+  parts(PART(S& to, const S& from) { along<REGROWTH>(c.U[0], from.v[0], to); }, y.x[0], z.x[0]);
+  if constexpr (!folded)
+    parts(PART(S& to) { to = c.U[0].v[0] * to; }, y.x[0]);
+#else
   for (int i = 0; i < N; ++i) {
-    y.x[i] = times<REGROWTH>(c.U[i * N], z.x[0]);
-    for (int j = 1; j < N; ++j) y.x[i] += times<REGROWTH>(c.U[i * N + j], z.x[j]);
-    if constexpr (zero) last(y.x[i]) += c.grown[i];
+    y.x[i] = c.U[i * N] * z.x[0];
+    for (int j = 1; j < N; ++j) y.x[i] += c.U[i * N + j] * z.x[j];
   }
+#endif
+  if constexpr (zero)
+    for (int i = 0; i < N; ++i) last(y.x[i]) += c.grown[i];
   return y;
 }
 
-template <bool zero> INLINE Z unrelaxed(const Coefs& c, Coefs& sum, const Z& z, Z& bar) {
+template <bool zero, bool folded>
+INLINE Z unrelaxed(const Coefs& c, Coefs& sum, const Z& z, const Z& bar) {
   Z made;
-  if constexpr (ONE && !zero) return bar;
-  for (int j = 0; j < N; ++j) made.x[j] = nothing();
-  for (int i = 0; i < N; ++i) {
-    if constexpr (zero) sum.grown[i] += last(bar.x[i]);
-    for (int j = 0; j < N; ++j) {
-      gather<REGROWTH>(sum.U[i * N + j], z.x[j], bar.x[i]);
-      made.x[j] += pulled<REGROWTH>(c.U[i * N + j], bar.x[i]);
+  if constexpr (zero)
+    for (int i = 0; i < N; ++i) sum.grown[i] += last(bar.x[i]);
+#if OWN
+  parts(PART(S& to, const S& from, S bar) {
+    if constexpr (!folded) {
+      S y = from;
+      along<REGROWTH>(c.U[0], from.v[0], y);
+      sum.U[0].v[0] += summed(y, bar);
+      bar = c.U[0].v[0] * bar;
     }
-  }
+    gather<REGROWTH>(sum.U[0], from.v[0], bar);
+    to = bar;
+    unalong<REGROWTH>(c.U[0], bar, to.v[0]);
+  }, made.x[0], z.x[0], bar.x[0]);
+#else
+  for (int j = 0; j < N; ++j) made.x[j] = nothing();
+  for (int i = 0; i < N; ++i)
+    for (int j = 0; j < N; ++j) {
+      sum.U[i * N + j] += dotted(z.x[j], bar.x[i]);
+      made.x[j] += pulled(c.U[i * N + j], bar.x[i]);
+    }
+#endif
   return made;
 }
 
@@ -157,25 +156,55 @@ INLINE void unsaturate(const Coefs& c, Coefs& sum, const Z& y, const Z& bar, Z& 
   }
 }
 
+#if OWN && PARTS == 2
+INLINE X times(const X& m, const X& f) {
+  const V &re = m.re.v[0], &im = m.im.v[0];
+  return {re * f.re - im * f.im, re * f.im + im * f.re};
+}
+INLINE F carried(const Coefs& c, const F& f) {
+  X y = f.x[0];
+  const V &re = f.x[0].re.v[0], &im = f.x[0].im.v[0];
+  along<DECAY>(c.M[0].re, re, y.re), along<DECAY>(c.M[0].im, -im, y.re);
+  along<DECAY>(c.M[0].re, im, y.im), along<DECAY>(c.M[0].im, re, y.im);
+  return {times(c.M[0], y)};
+}
+INLINE F uncarried(const Coefs& c, Coefs& sum, const F& f, const F& bar) {
+  X y = f.x[0];
+  const V &re = f.x[0].re.v[0], &im = f.x[0].im.v[0];
+  along<DECAY>(c.M[0].re, re, y.re), along<DECAY>(c.M[0].im, -im, y.re);
+  along<DECAY>(c.M[0].re, im, y.im), along<DECAY>(c.M[0].im, re, y.im);
+  const X& b = bar.x[0];
+  X &m = sum.M[0];
+  m.re.v[0] += summed(y.re, b.re) + summed(y.im, b.im);
+  m.im.v[0] += summed(y.re, b.im) - summed(y.im, b.re);
+  const X t = times({c.M[0].re, -c.M[0].im}, b);
+  X made = t;
+  gather<DECAY>(m.re, re, t.re), gather<DECAY>(m.re, im, t.im);
+  gather<DECAY>(m.im, -im, t.re), gather<DECAY>(m.im, re, t.im);
+  unalong<DECAY>(c.M[0].re, t.re, made.re.v[0]), unalong<DECAY>(c.M[0].im, t.im, made.re.v[0]);
+  unalong<DECAY>(c.M[0].re, t.im, made.im.v[0]), unalong<DECAY>(-c.M[0].im, t.re, made.im.v[0]);
+  return {made};
+}
+#elif !OWN
 INLINE F carried(const Coefs& c, const F& f) {
   F y;
   for (int i = 0; i < NF; ++i) {
-    y.x[i] = times<DECAY>(c.M[i * NF], f.x[0]);
-    for (int j = 1; j < NF; ++j) y.x[i] += times<DECAY>(c.M[i * NF + j], f.x[j]);
+    y.x[i] = c.M[i * NF] * f.x[0];
+    for (int j = 1; j < NF; ++j) y.x[i] += c.M[i * NF + j] * f.x[j];
   }
   return y;
 }
-
 INLINE F uncarried(const Coefs& c, Coefs& sum, const F& f, const F& bar) {
   F made;
   for (int j = 0; j < NF; ++j) made.x[j] = nothing();
   for (int i = 0; i < NF; ++i)
     for (int j = 0; j < NF; ++j) {
-      gather<DECAY>(sum.M[i * NF + j], f.x[j], bar.x[i]);
-      made.x[j] += pulled<DECAY>(c.M[i * NF + j], bar.x[i]);
+      sum.M[i * NF + j] += pulled(f.x[j], bar.x[i]);
+      made.x[j] += pulled(c.M[i * NF + j], bar.x[i]);
     }
   return made;
 }
+#endif
 
 INLINE Kept faded(const Fade* fade, const Kept& k) {
   if constexpr (!FADES) return k;
@@ -186,107 +215,48 @@ INLINE Kept faded(const Fade* fade, const Kept& k) {
   return y;
 }
 
-INLINE void unfaded(const Fade* fade, Fade* sum, const Kept& k, Kept& bar) {
-  if constexpr (!FADES) return;
-  for (int i = 0; i < NF; ++i) {
+// the adjoints before a knot, from those of what is left of the states
+template <bool zero>
+INLINE void unfaded(const Fade* fade, Fade* sum, const Kept& k, Kept& bar, F& a, F& b, Z& z) {
+  for (int i = 0; FADES && i < NF; ++i) {
     sum->p += pulled(k.a.x[i], bar.a.x[i]);
     sum->q += pulled(k.b.x[i], bar.b.x[i]);
     bar.a.x[i] = pulled(fade->p, bar.a.x[i]);
     bar.b.x[i] = pulled(fade->q, bar.b.x[i]);
   }
-  for (int i = 0; i < N; ++i) {
+  for (int i = 0; FADES && i < N; ++i) {
     sum->z += pulled(k.z.x[i], bar.z.x[i]);
     bar.z.x[i] = pulled(fade->z, bar.z.x[i]);
   }
-}
-
-// what a pulse makes of one order: a is P's place and b Q's, the same for order 0
-template <int ENTER, int LEAVE, bool zero>
-INLINE void pulse(const Coefs& c, const Kept& k, F& a, F& b, Z& z) {
-  const Z y = relaxed<zero>(c, k.z);
-  const S &hh = zero ? c.hh0 : c.hh, &zz = zero ? c.zz0 : c.zz;
-  F p, q, A;
-  if constexpr (FOLDED) {
-    p = k.a;
-    q.x[0] = mirrored<ENTER>(k.b.x[0]);
-    A.x[0] = times<DECAY>(c.M[0], p.x[0] + q.x[0]);
-  } else {
-    p = carried(c, k.a);
-    q = carried(c, k.b);
-  }
-  for (int i = 0; i < NF; ++i) {
-    if constexpr (!FOLDED) {
-      q.x[i] = mirrored<ENTER>(q.x[i]);
-      A.x[i] = p.x[i] + q.x[i];
-    }
-    const X d = p.x[i] - q.x[i];
-    const X H = times<FROM_D>(c.HH, d) + times<FROM_Z>(hh, y.x[i]);
-    z.x[i] = times<FROM_D>(c.dd, d) + times<FROM_Z>(zz, y.x[i]);
-    if constexpr (!zero) b.x[i] = mirrored<LEAVE>(A.x[i] - H);
-    a.x[i] = A.x[i] + H;
-  }
-  saturate(c, y, z);
-}
-
-// its adjoint: bar holds the adjoints after it, and gets those before it
-template <int ENTER, int LEAVE, bool zero>
-INLINE void unpulse(const Coefs& c, Coefs& sum, const Kept& k, Kept& bar) {
-  const Z y = relaxed<zero>(c, k.z);
-  const S &hh = zero ? c.hh0 : c.hh, &zz = zero ? c.zz0 : c.zz;
-  S &hh_sum = zero ? sum.hh0 : sum.hh, &zz_sum = zero ? sum.zz0 : sum.zz;
-  F p = k.a, q = k.b, pb, qb;
-  if constexpr (!FOLDED) {
-    p = carried(c, k.a);
-    q = carried(c, k.b);
-  }
-  Z yb;
-  for (int i = 0; i < NF; ++i) {
-    const X u = mirrored<ENTER>(q.x[i]), d = p.x[i] - u, zb = bar.z.x[i];
-    const X P = bar.a.x[i], Q = zero ? nothing() : mirrored<LEAVE>(bar.b.x[i]);
-    const X A = P + Q, H = P - Q;
-    gather<FROM_D>(sum.HH, d, H);
-    gather<FROM_Z>(hh_sum, y.x[i], H);
-    gather<FROM_D>(sum.dd, d, zb);
-    gather<FROM_Z>(zz_sum, y.x[i], zb);
-    yb.x[i] = pulled<FROM_Z>(hh, H) + pulled<FROM_Z>(zz, zb);
-    const X db = pulled<FROM_D>(c.HH, H) + pulled<FROM_D>(c.dd, zb);
-    if constexpr (FOLDED) {
-      gather<DECAY>(sum.M[0], p.x[0] + u, A);
-      const X t = pulled<DECAY>(c.M[0], A);
-      pb.x[i] = t + db;
-      qb.x[i] = mirrored<ENTER>(t - db);
-    } else {
-      pb.x[i] = A + db;
-      qb.x[i] = mirrored<ENTER>(A - db);
-    }
-  }
-  unsaturate(c, sum, y, bar.z, yb);
-  bar.z = unrelaxed<zero>(c, sum, k.z, yb);
-  if constexpr (FOLDED) {
-    bar.a = pb;
-    bar.b = qb;
-  } else {
-    bar.a = uncarried(c, sum, k.a, pb);
-    bar.b = uncarried(c, sum, k.b, qb);
-  }
+  z = bar.z;
+  a = bar.a;
+  if constexpr (!zero) b = bar.b;
+  else
+    for (int i = 0; i < NF; ++i) a.x[i] += bar.b.x[i];  // P_0 and Q_0 lie together
 }
 
 // an inversion or a spoiler
-template <bool zero> INLINE void pass(const Coefs& c, const Kept& k, Z& z) {
-  const Z y = relaxed<zero>(c, k.z);
-  const S& zz = zero ? c.zz0 : c.zz;
-  for (int i = 0; i < NF; ++i) z.x[i] = zz * y.x[i];
+template <bool zero> INLINE void pass(const Coefs& c, const Fade* fade, Z& z) {
+  Z y = z;
+  for (int i = 0; FADES && i < N; ++i) y.x[i] = fade->z * z.x[i];
+  y = relaxed<zero, false>(c, y);
+  for (int i = 0; i < NF; ++i) z.x[i] = c.pass * y.x[i];
   saturate(c, y, z);
 }
 
-template <bool zero> INLINE void unpass(const Coefs& c, Coefs& sum, const Kept& k, Kept& bar) {
-  const Z y = relaxed<zero>(c, k.z);
+template <bool zero>
+INLINE void unpass(const Coefs& c, Coefs& sum, const Fade* fade, Fade* fade_sum, const Kept& raw,
+                   F& a, F& b, Z& z) {
+  const Kept k = faded(fade, raw);
+  Kept bar{a, b, z};
+  const Z y = relaxed<zero, false>(c, k.z);
   Z yb;
   for (int i = 0; i < NF; ++i) {
-    (zero ? sum.zz0 : sum.zz) += dotted(y.x[i], bar.z.x[i]);
-    yb.x[i] = pulled(zero ? c.zz0 : c.zz, bar.z.x[i]);
+    sum.pass += dotted(y.x[i], bar.z.x[i]);
+    yb.x[i] = pulled(c.pass, bar.z.x[i]);
   }
   unsaturate(c, sum, y, bar.z, yb);
-  bar.z = unrelaxed<zero>(c, sum, k.z, yb);
+  bar.z = unrelaxed<zero, false>(c, sum, k.z, yb);
   for (int i = 0; i < NF; ++i) bar.a.x[i] = bar.b.x[i] = nothing();
+  unfaded<zero>(fade, fade_sum, raw, bar, a, b, z);
 }

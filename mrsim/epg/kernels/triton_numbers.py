@@ -81,17 +81,11 @@ def turn(mr, dmr, mi, dmi, xr, dxr, xi, dxi, PARTS: tl.constexpr, T: tl.constexp
 @triton.jit
 def unturn(mr, dmr, mi, dmi, yr, dyr, yi, dyi, PARTS: tl.constexpr, T: tl.constexpr):
     """Multiply an adjoint by conj(M)."""
-    xr, dxr = pull(mr, dmr, yr, dyr, T)
-    xi = xr
-    dxi = dxr
-    if PARTS == 2:
-        a, da = pull(mi, dmi, yi, dyi, T)
-        xi, dxi = pull(mr, dmr, yi, dyi, T)
-        b, db = pull(mi, dmi, yr, dyr, T)
-        xr += a
-        dxr += da
-        xi -= b
-        dxi -= db
+    # what is pulled back is pushed on, with value and derivative in each other's place
+    if T:
+        dxr, xr, dxi, xi = turn(mr, dmr, -mi, -dmi, dyr, yr, dyi, yi, PARTS, T)
+    else:
+        xr, dxr, xi, dxi = turn(mr, dmr, -mi, -dmi, yr, dyr, yi, dyi, PARTS, T)
     return xr, dxr, xi, dxi
 
 

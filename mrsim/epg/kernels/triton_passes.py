@@ -57,13 +57,33 @@ def _kernels() -> Any:
     return importlib.import_module("mrsim.epg.kernels.triton_walk")
 
 
-def _grid(
-    lanes: int, ways: int, each: int, like: Tensor
-) -> tuple[tuple[int, int], Tensor]:
-    """Return the grid, and memory for the states of all of its programs."""
-    size = each * _BLOCK * like.element_size()
+def _launch(
+    kernel: Any,
+    parts: int,
+    integers: Numbers,
+    given: tuple[Tensor, Tensor],
+    moved: tuple[Tensor, Tensor] | None,
+    each: int,
+    ways: int,
+    made: tuple[Tensor, ...],
+    *sizes: int,
+) -> None:
+    """Run a kernel; `each` is what the states of one lane need."""
+    C, start = given
+    dC, dstart = moved or given
+    knots, lanes = len(integers.knots), C.shape[-1]
+    if not lanes or not knots:
+        return
+    size = each * _BLOCK * C.element_size()
     workers = min(-(-lanes // _BLOCK), max(1, _SCRATCH // (size * ways)))
-    return (workers, ways), like.new_empty(workers * ways * each * _BLOCK)
+    scratch = C.new_empty(workers * ways * each * _BLOCK)
+    kernel[workers, ways](
+        *(integers.knots, integers.clears, integers.places, C, dC, start, dstart),
+        *(scratch, *made, knots, lanes, *sizes),
+        PARTS=parts,
+        T=int(moved is not None),
+        BLOCK=_BLOCK,
+    )
 
 
 def _flat(x: Tensor, lead: int, batch: torch.Size) -> Tensor:
@@ -79,24 +99,14 @@ def _there(
     moved: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return raw (reading, part, lane), and its tangents with one more axis first."""
-    kernel = _kernels().there
     lanes, tangents = C.shape[-1], moved is not None
     ways = moved[0].shape[0] if moved else 1
-    readings = len(integers.places)
+    readings, slots = len(integers.places), integers.slots * parts * (1 + tangents)
     raw = C.new_zeros(readings, parts, lanes)
     draw = C.new_zeros(ways, readings, parts, lanes) if moved else raw
-    if not lanes or not len(integers.knots):
-        return raw, draw
-    slots = integers.slots * parts * (1 + tangents)
-    grid, scratch = _grid(lanes, ways, slots, C)
-    dC, dstart = moved or (C, start)
-    table = integers.knots, integers.clears, integers.places
-    kernel[grid](
-        *(*table, C, dC, start, dstart, raw, draw, scratch),
-        *(len(integers.knots), lanes, places, slots, readings),
-        PARTS=parts,
-        T=int(tangents),
-        BLOCK=_BLOCK,
+    _launch(
+        *(_kernels().there, parts, integers, (C, start), moved, slots, ways),
+        *((raw, draw), places, slots, readings),
     )
     return raw, draw
 
@@ -111,26 +121,17 @@ def _there_and_back(
     moved: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return raw, its tangents, and cotangents (way, 1 or 2, …) of C and start."""
-    kernel = _kernels().there_and_back
     lanes, tangents, ways = C.shape[-1], moved is not None, bar.shape[0]
-    readings, knots = len(integers.places), len(integers.knots)
+    readings, slots = len(integers.places), integers.slots * parts * (1 + tangents)
+    each = 2 * slots + 3 * integers.stored * parts * (1 + tangents)
     raw = C.new_zeros(readings, parts, lanes)
     draw = C.new_zeros(ways, readings, parts, lanes)
     C_bar = C.new_zeros(ways, 1 + tangents, *C.shape)
     start_bar = C.new_zeros(ways, 1 + tangents, lanes)
-    if not lanes or not knots:
-        return raw, draw, C_bar, start_bar
-    slots = integers.slots * parts * (1 + tangents)
-    each = 2 * slots + 3 * integers.stored * parts * (1 + tangents)
-    grid, scratch = _grid(lanes, ways, each, C)
-    dC, dstart = moved or (C, start)
-    table = integers.knots, integers.clears, integers.places
-    kernel[grid](
-        *(*table, C, dC, start, dstart, raw, draw, bar, scratch, C_bar, start_bar),
-        *(knots, lanes, places, slots, integers.stored, readings),
-        PARTS=parts,
-        T=int(tangents),
-        BLOCK=_BLOCK,
+    _launch(
+        *(_kernels().there_and_back, parts, integers, (C, start), moved, each, ways),
+        *((raw, draw, bar, C_bar, start_bar), places, slots, readings),
+        integers.stored,
     )
     return raw, draw, C_bar, start_bar
 

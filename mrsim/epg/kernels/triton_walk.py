@@ -129,7 +129,7 @@ def _forward(
 
 @triton.jit(do_not_specialize=["count", "lanes", "places", "slots", "readings"])
 def there(
-    knots, clears, places_read, C, dC, start, dstart, raw, draw, scratch,
+    knots, clears, places_read, C, dC, start, dstart, scratch, raw, draw,
     count, lanes, places, slots, readings,
     PARTS: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -157,11 +157,11 @@ def _gather(at, row, lanes, lane, mask, v, d, T: tl.constexpr, total):
 
 
 @triton.jit(
-    do_not_specialize=["count", "lanes", "places", "slots", "stored", "readings"]
+    do_not_specialize=["count", "lanes", "places", "slots", "readings", "stored"]
 )
 def there_and_back(
-    knots, clears, places_read, C, dC, start, dstart, raw, draw, bar, scratch,
-    C_bar, start_bar, count, lanes, places, slots, stored, readings,
+    knots, clears, places_read, C, dC, start, dstart, scratch, raw, draw, bar,
+    C_bar, start_bar, count, lanes, places, slots, readings, stored,
     PARTS: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Walk there and back with one cotangent of raw F (T: of its derivative)."""

@@ -36,58 +36,62 @@ struct Waits {
     return t;
   }
   bool lasts(L kind) const { return call.waits[kind + 1] > call.waits[kind]; }
-  S size_of() const { return given(block, M0, 0, 1); }
 #if OWN
+  // of relax and carry the value is a decay, the tangents are those of its exponent
   void find_kinds() {
     const S one = inverse(block.values[T1][0]), two = inverse(block.values[T2][0]);
-    const S size = R(2) * size_of(), precession = R(2 * M_PI) * given(block, DF, 0);
+    const S precession = R(2 * M_PI) * given(block, DF, 0);
     for (S& x : kinds.carry) x = number(1);  // what does not last leaves all as it is
     for (S& x : kinds.relax) x = number(1);
     for (S& x : kinds.grown) x = number(0);
     for (S& x : kinds.angle) x = number(0);
+    for (S& x : kinds.read) x = number(1);
+    for (S& x : kinds.read_angle) x = number(0);
     for (L k = 0; k < call.kinds; ++k) {
       if (!lasts(k)) continue;
-      const S t = time_of(k), decay = exponential(-(t * two));
+      const S t = time_of(k), x = -(t * two);
       const bool reads = k >= call.intervals;
       const L j = k - call.intervals;
-      (reads ? kinds.read[j] : kinds.carry[k]) = decay;
       (reads ? kinds.read_angle[j] : kinds.angle[k]) = t * precession;
-      if (reads) continue;
-      const S x = -(t * one);
-      kinds.relax[k] = exponential(x);
-      kinds.grown[k] = size * lifted(x, exponential_less_one(x.v[0]), kinds.relax[k].v[0]);
+      if (reads) {
+        kinds.read[j] = exponential(x);
+        continue;
+      }
+      kinds.carry[k] = x;
+      kinds.carry[k].v[0] = exponential(x.v[0]);
+      const S y = -(t * one);
+      kinds.relax[k] = y;
+      const V E = kinds.relax[k].v[0] = exponential(y.v[0]);
+      kinds.grown[k] = lifted(y, exponential_less_one(y.v[0]), E);
     }
-    kinds.start[0] = -size;
+    kinds.start[0] = number(-1);
   }
   void unfind_kinds() {
     const S one = inverse(block.values[T1][0]), two = inverse(block.values[T2][0]);
-    const S size = R(2) * size_of(), precession = R(2 * M_PI) * given(block, DF, 0);
+    const S precession = R(2 * M_PI) * given(block, DF, 0);
     S one_bar = number(0), two_bar = number(0), df_bar = number(0);
-    S size_bar = -bars.start[0];
     for (L k = 0; k < call.kinds; ++k) {
       if (!lasts(k)) continue;
       const bool reads = k >= call.intervals;
       const L j = k - call.intervals;
-      const S t = time_of(k), &decay = reads ? kinds.read[j] : kinds.carry[k];
-      const S two_x = pulled(decay, reads ? bars.read[j] : bars.carry[k]);
+      const S t = time_of(k);
+      const S x_bar = reads ? pulled(kinds.read[j], bars.read[j]) : bars.carry[k];
       const S &turn = reads ? bars.read_angle[j] : bars.angle[k];
-      two_bar -= pulled(t, two_x);
+      two_bar -= pulled(t, x_bar);
       df_bar += pulled(t, turn);
-      S t_bar = pulled(precession, turn) - pulled(two, two_x);
+      S t_bar = pulled(precession, turn) - pulled(two, x_bar);
       if (!reads) {
-        const S& E = kinds.relax[k];
-        const S x = -(t * one), lost = lifted(x, exponential_less_one(x.v[0]), E.v[0]);
-        size_bar += pulled(lost, bars.grown[k]);
-        const S x_bar = pulled(E, bars.relax[k] + pulled(size, bars.grown[k]));
-        one_bar -= pulled(t, x_bar);
-        t_bar -= pulled(one, x_bar);
+        const V E = kinds.relax[k].v[0];
+        const S slope = lifted(kinds.relax[k], E, E);
+        const S y_bar = bars.relax[k] + pulled(slope, bars.grown[k]);
+        one_bar -= pulled(t, y_bar);
+        t_bar -= pulled(one, y_bar);
       }
       for (L r = call.waits[k]; r < call.waits[k + 1]; ++r)
         block.bars[DURATION][call.rows[r]] += t_bar;
     }
     block.bars[T1][0] += -pulled(one * one, one_bar);
     block.bars[T2][0] += -pulled(two * two, two_bar);
-    if (block.has(M0)) block.bars[M0][0] += R(2) * size_bar;
     if (block.has(DF)) block.bars[DF][0] += R(2 * M_PI) * df_bar;
   }
 #else
@@ -100,8 +104,12 @@ struct Waits {
     each_kind(kinds, [&](std::vector<S>& x, int input) {
       for (size_t i = 0; i < x.size(); ++i) x[i] = given(block, input, i);
     });
+    for (auto* x : {&kinds.grown, &kinds.start})  // the states hold half of ζ
+      for (S& y : *x) y = R(0.5) * y;
   }
   void unfind_kinds() {
+    for (auto* x : {&bars.grown, &bars.start})
+      for (S& y : *x) y = R(0.5) * y;
     each_kind(bars, [&](std::vector<S>& x, int input) {
       if (block.has(input))
         for (size_t i = 0; i < x.size(); ++i) block.bars[input][i] += x[i];
@@ -122,7 +130,7 @@ struct Waits {
     const S* c = block.values[input].data() + row;
     return even * c[0] + odd * m * c[1];
   }
-  static X wave(const S& loss, const S& turn) {
+  static X wave(const S& loss, [[maybe_unused]] const S& turn) {
     const S size = exponential(-loss);
 #if PARTS == 2
     S s, c;

@@ -1,0 +1,244 @@
+"""Functions with derivative rules of their own, under any transforms at a low price.
+
+torch leads an `autograd.Function` through its stack of transforms by flattening trees
+and by making a class for each level of each call, which takes longer than a small
+simulation. `apply` goes down the stack itself. It is as general: each level sees what
+torch would show it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C import (
+    _functorch as functorch,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from torch._functorch import eager_transforms
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+Dims = Sequence[int | None]
+
+
+class Family(NamedTuple):
+    """Functions of a rule, which holds no tensors, and flat tensors.
+
+    Where a cotangent or a tangent is ``None``, it is zero.
+    """
+
+    value: Callable[..., Any]  # (rule, *inputs) → tensor or tuple of tensors, all new
+    push: Callable[..., Any]  # (rule, inputs, tangents) → tangents of the value
+    pull: Callable[..., Any]  # (rule, inputs, cotangents, wanted) → one each input
+    vmap: Callable[..., Any]  # (rule, size, dims, inputs) → value and its dims
+    both: Callable[..., Any] | None = None  # (rule, inputs, tangents) → value, push
+
+
+def apply(family: Family, rule: Any, *inputs: Tensor) -> Any:
+    """Evaluate a function under the transforms now active.
+
+    Args:
+        family: how it is evaluated, differentiated and mapped.
+        rule: which of the functions.
+        *inputs: its tensors.
+
+    Returns:
+        A tensor, or a tuple of tensors.
+    """
+    if torch.compiler.is_compiling():  # which differentiates plain operations
+        return family.value(rule, *inputs)
+    top = functorch.peek_interpreter_stack()
+    step = None if top is None else _STEPS.get(top.key())
+    if top is None and not _watched(inputs):
+        return family.value(rule, *map(functorch.unwrap_if_dead, inputs))
+    if step is None:  # plain autograd, or a transform that torch must lead through
+        return _Node.apply(family, rule, *inputs)
+    interpreter = retrieve_current_functorch_interpreter()
+    return step(interpreter, family, rule, list(map(functorch.unwrap_if_dead, inputs)))
+
+
+def _watched(inputs: Sequence[Tensor]) -> bool:
+    """Tell whether plain autograd follows tensors, or may in forward mode."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        return True
+    # within torch.func.jvp no dual number lies below all levels
+    return forward_ad._current_level >= 0 and not eager_transforms.JVP_NESTING
+
+
+def no_derivative(*_: Any) -> Any:
+    """Stand for the rules of a function whose inputs are detached."""
+    raise RuntimeError("a function of constants was asked for a derivative")
+
+
+def _mapped(
+    interpreter: Any, family: Family, rule: Any, inputs: Sequence[Tensor]
+) -> Any:
+    level, size = interpreter.level(), interpreter.batch_size()
+    bare, dims = zip(
+        *(functorch._unwrap_batched(x, level) for x in inputs), strict=True
+    )
+    with interpreter.lower():
+        if all(d is None for d in dims):
+            return apply(family, rule, *inputs)
+        out, at = family.vmap(rule, size, dims, bare)
+    if isinstance(out, Tensor):
+        return functorch._add_batch_dim(out, at, level)
+    return tuple(
+        y if d is None else functorch._add_batch_dim(y, d, level)
+        for y, d in zip(out, at, strict=True)
+    )
+
+
+def _pushed(
+    interpreter: Any, family: Family, rule: Any, inputs: Sequence[Tensor]
+) -> Any:
+    level = interpreter.level()
+    moves = [_tangent(x, level) for x in inputs]
+    bare = [functorch._unwrap_for_grad(x, level) for x in inputs]
+    if all(t is None for t in moves):
+        with _below(interpreter):
+            out = apply(family, rule, *bare)
+        return _wrapped(out, level)
+    with _below(interpreter):
+        out, moved = _both(family, rule, bare, moves)
+    if isinstance(out, Tensor):
+        return torch._VF._make_dual(out, moved, level=0)  # pyright: ignore
+    pairs = zip(out, moved, strict=True)
+    return tuple(torch._VF._make_dual(y, t, level=0) for y, t in pairs)  # pyright: ignore
+
+
+def _both(
+    family: Family, rule: Any, inputs: Sequence[Tensor], moves: Sequence[Tensor | None]
+) -> tuple[Any, Any]:
+    if family.both is not None:
+        return family.both(rule, inputs, moves)
+    return apply(family, rule, *inputs), family.push(rule, inputs, moves)
+
+
+def _wrapped(out: Any, level: int) -> Any:
+    if isinstance(out, Tensor):
+        return functorch._wrap_for_grad(out, level)
+    return tuple(functorch._wrap_for_grad(y, level) for y in out)
+
+
+@contextmanager
+def _below(interpreter: Any) -> Iterator[None]:
+    """Leave a level that follows derivatives, also where it has been told not to.
+
+    torch switches derivatives off around the rules of a level; those below it go on.
+    """
+    enabled = forward_ad._set_fwd_grad_enabled(mode=True)
+    with torch.enable_grad(), enabled, interpreter.lower():
+        yield
+
+
+def _tangent(x: Tensor, level: int) -> Tensor | None:
+    """Return what a tensor's tangent at a level wraps."""
+    if functorch.maybe_get_level(x) != level or not torch._C._is_fwd_grad_enabled():
+        return None
+    found = torch._VF._unpack_dual(x, level=0)[1]  # pyright: ignore
+    return None if found is None else functorch._unwrap_for_grad(found, level)
+
+
+def _followed(
+    interpreter: Any, family: Family, rule: Any, inputs: Sequence[Tensor]
+) -> Any:
+    level = interpreter.level()
+    taped = torch.is_grad_enabled() and any(
+        x.requires_grad and functorch.maybe_get_level(x) == level for x in inputs
+    )
+    if not taped and forward_ad._current_level < 0:
+        with _below(interpreter):
+            out = apply(
+                family, rule, *(functorch._unwrap_for_grad(x, level) for x in inputs)
+            )
+        return _wrapped(out, level)
+    lift = interpreter._cptr.lift
+    with enable_single_level_autograd_function():
+        return _Followed.apply(  # pyright: ignore[reportAttributeAccessIssue]
+            interpreter, family, rule, *map(lift, inputs)
+        )
+
+
+_NEEDED = (
+    *("_add_batch_dim", "_unwrap_batched", "_unwrap_for_grad", "_wrap_for_grad"),
+    *("maybe_get_level", "unwrap_if_dead"),
+)
+_STEPS = (  # none where torch has other names inside
+    {
+        functorch.TransformType.Vmap: _mapped,
+        functorch.TransformType.Jvp: _pushed,
+        functorch.TransformType.Grad: _followed,
+    }
+    if all(hasattr(functorch, name) for name in _NEEDED)
+    else {}
+)
+
+
+def _forward(ctx: Any, family: Family, rule: Any, inputs: Sequence[Tensor]) -> None:
+    ctx.family, ctx.rule = family, rule
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs)
+    ctx.save_for_forward(*inputs)
+
+
+def _backward(ctx: Any, cotangents: Sequence[Tensor], first: int) -> tuple[Any, ...]:
+    wanted = ctx.needs_input_grad[first:]
+    found = ctx.family.pull(ctx.rule, ctx.saved_tensors, cotangents, wanted)
+    return *(None,) * first, *found
+
+
+class _Followed(_SingleLevelFunction):
+    """What one level of `torch.func.grad` or `vjp` sees."""
+
+    @staticmethod
+    def forward(interpreter: Any, family: Family, rule: Any, *inputs: Tensor) -> Any:
+        level = interpreter.level()
+        bare = [functorch._unwrap_for_grad(x, level) for x in inputs]
+        with _below(interpreter):
+            out = apply(family, rule, *bare)
+        return _wrapped(out, level)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Any) -> None:
+        _forward(ctx, inputs[1], inputs[2], inputs[3:])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        return _backward(ctx, cotangents, 3)
+
+    @staticmethod
+    def jvp(ctx: Any, *moves: Any) -> Any:
+        return ctx.family.push(ctx.rule, ctx.saved_tensors, moves[3:])
+
+
+class _Node(torch.autograd.Function):
+    """The same where no transform is active, or one that `apply` does not know."""
+
+    @staticmethod
+    def forward(family: Family, rule: Any, *inputs: Tensor) -> Any:
+        return family.value(rule, *inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Any) -> None:
+        _forward(ctx, inputs[0], inputs[1], inputs[2:])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        return _backward(ctx, cotangents, 2)
+
+    @staticmethod
+    def jvp(ctx: Any, *moves: Any) -> Any:
+        return ctx.family.push(ctx.rule, ctx.saved_tensors, moves[2:])
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, family: Family, rule: Any, *inputs: Tensor) -> Any:
+        return family.vmap(rule, info.batch_size, dims[2:], inputs)
+
+
+# apply binds arguments to it, and would work it out in every call
+_Node.forward.__signature__ = signature(_Node.forward)  # pyright: ignore
