@@ -1,8 +1,8 @@
 """Exponentials acting on a state, where that is less work than making the matrix.
 
-exp(−τ(L + i g·X)) ν by steps of a Taylor series: products of a batch of states with
-matrices that are the same for every encoding. How many terms converge follows from the
-norms, which are looked at behind the transforms.
+exp(−τ(L + i g·X)) ν by Faber series: products of a batch of states with matrices that
+are the same for every encoding. How many terms converge follows from the extents of L
+and X, which are looked at behind the transforms.
 """
 
 import math
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from mrsim._remat import remat
+from mrsim.torrey._faber import series
 
 _SMALLEST = 24  # modes below which the exponential of a matrix is as quick
-_SLOWER = 5.0  # a term of the series than its share of a product of matrices
+_SLOWER = 8.0  # a term of the series than its share of a product of matrices
+_FOLLOWED = 1.7  # the derivative of an exponential, against that of its action
 
 
 class Range(NamedTuple):
@@ -63,8 +65,15 @@ class _Look(torch.autograd.Function):
         return _Look.apply(tell, x), None
 
 
-def norm_of(bounds: Range, duration: Tensor, vector: Tensor) -> float:
-    """Return a bound of ‖τ(L − middle + i g·X)‖ over pieces and all batches.
+class Extent(NamedTuple):
+    """Half the extents of τ(L − middle + i g·X) in the complex plane."""
+
+    real: float
+    imaginary: float
+
+
+def extent_of(bounds: Range, duration: Tensor, vector: Tensor) -> Extent:
+    """Return the largest extent over pieces and all batches.
 
     Args:
         bounds: of the basis.
@@ -72,72 +81,93 @@ def norm_of(bounds: Range, duration: Tensor, vector: Tensor) -> float:
         vector: (piece, 3) g [rad/(mm s)].
 
     Returns:
-        The number.
+        The numbers, rounded up to few digits, so that few series are made.
     """
+    time = duration.detach().abs()
     g = (vector * vector).sum(-1).detach().sqrt()
-    return look(duration.detach().abs() * (bounds.half + g * bounds.radius))
+    found = (look(time * bounds.half), look(time * g * bounds.radius))
+    return Extent(*map(_rounded, found))
 
 
-def series(norm: float, dtype: torch.dtype) -> tuple[int, int]:
-    """Return the numbers of steps and of terms that converge for a norm."""
-    eps = torch.finfo(dtype).eps
-    # rounding grows with the exponential of a step's norm
-    steps = max(1, math.ceil(norm / (3.0 if eps < 1e-10 else 1.0)))
-    term, terms = 1.0, 0
-    while term > 0.1 * eps:
-        terms += 1
-        term *= norm / steps / terms
-    return steps, max(terms, 2)
+def _rounded(x: float) -> float:
+    """Round up to a power of 1.02."""
+    return 1.02 ** math.ceil(math.log(max(x, 1e-6), 1.02))
 
 
-def quicker(norm: float, plays: int, modes: int, dtype: torch.dtype) -> bool:
-    """Tell whether a few plays are less work than one exponential of a matrix."""
-    steps, terms = series(norm, dtype)
-    squarings = 8 + math.log2(1 + norm)
-    work = _SLOWER * plays * steps * terms
-    return modes >= _SMALLEST and work < squarings * modes
+def quicker(
+    extent: Extent, plays: int, modes: int, dtype: torch.dtype, *, followed: bool
+) -> bool:
+    """Tell whether a few plays are less work than one exponential of a matrix.
+
+    Args:
+        extent: of the segment.
+        plays: how often it is played.
+        modes: side of the matrices.
+        dtype: of them.
+        followed: whether a derivative is taken.
+
+    Returns:
+        Whether to act.
+    """
+    terms = series(*extent, torch.finfo(dtype).eps).work
+    squarings = 8 + math.log2(1 + sum(extent))
+    share = squarings * modes * (_FOLLOWED if followed else 1.0)
+    return modes >= _SMALLEST and _SLOWER * plays * terms < share
 
 
 def act(
     nu: Tensor,
-    S: Tensor,
+    rates: Tensor,
+    turns: Tensor,
     time: Tensor,
     vector: Tensor | None,
     middle: Tensor,
-    norm: float,
+    extent: Extent,
 ) -> Tensor:
     """Return exp(−τ(L + i g·X)) ν.
 
     Args:
         nu: (2, mode) real and imaginary part of the state.
-        S: (mode, 4 mode) L and X side by side; L alone where nothing turns.
+        rates: (mode, mode) Lᵀ − middle.
+        turns: (3 mode, mode) the transposed X one below the other.
         time: (1,) τ.
         vector: (3,) g; ``None``: zero.
         middle: (1,) of `Range`.
-        norm: bound of `norm_of`.
+        extent: of `extent_of`.
 
     Returns:
         (2, mode) the state after τ.
     """
-    steps, terms = series(norm, nu.dtype)
+    steps = series(*extent, torch.finfo(nu.dtype).eps).steps
+    h = time / steps
+    sunk = (-h * middle).exp()  # each time, so that nothing overflows
     for _ in range(steps):
-        nu = _step(nu, S, time / steps, vector, middle, terms)
+        nu = sunk * _step(nu, rates, turns, h, vector, extent)
     return nu
 
 
-def _taylor(
-    nu: Tensor, S: Tensor, h: Tensor, g: Tensor | None, middle: Tensor, terms: int
+def _summed(
+    nu: Tensor,
+    rates: Tensor,
+    turns: Tensor,
+    h: Tensor,
+    g: Tensor | None,
+    extent: Extent,
 ) -> Tensor:
-    total = term = nu
-    for k in range(1, terms + 1):
-        product = (term @ S).unflatten(-1, (-1, len(S)))
-        sunk = h * (product[:, 0] - middle * term)
-        if g is not None:
-            real, imaginary = (product[:, 1:] * (h * g)[:, None]).sum(1).unbind(0)
-            sunk = sunk + torch.stack([-imaginary, real])
-        term = sunk / -k
-        total = total + term
-    return (-h * middle).exp() * total
+    made = series(*extent, torch.finfo(nu.dtype).eps)
+    near = h / -made.radius
+    turn = None if g is None else (near * g)[:, None]
+    before, term, total = nu, nu, made.weights[0] * nu
+    for k, weight in enumerate(made.weights[1:]):
+        new = near * (term @ rates)
+        if turn is not None:
+            real, imaginary = ((turn * term[:, None]).flatten(-2) @ turns).unbind(0)
+            new = new + torch.stack([-imaginary, real])
+        if k:
+            new = torch.sub(new, before, alpha=(1 + (k == 1)) * made.focus)
+        before, term = term, new
+        total = torch.add(total, term, alpha=weight)
+    return total
 
 
-_step = remat(_taylor)
+_step = remat(_summed)

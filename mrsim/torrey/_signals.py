@@ -16,8 +16,8 @@ from mrsim.torrey.formalism import signal
 from mrsim.tree import put, tree_leaves, tree_map
 
 _COPIES = 8  # matrices alive at once in an exponential of one
-_CACHE = 2**20  # bytes of matrices of one kind that stay near a processor
-_FEWEST = 16
+_CACHE = 2**23  # bytes of matrices of one kind that stay near a processor
+_FEWEST = 128
 
 
 def signals(basis: Basis, encodings: Any, memory: int = 2**30) -> Tensor:

@@ -1,4 +1,4 @@
-"""The lowest modes of a pencil by shift-invert Lanczos, counted by inertia (scipy).
+"""The lowest modes of a pencil by block Lanczos, counted by inertia (scipy).
 
 The number of eigenvalues below a shift is the number of negative pivots of K − μM
 (Sylvester): a mode that Lanczos missed is found out, never left out in silence.
@@ -6,28 +6,22 @@ The number of eigenvalues below a shift is the number of negative pivots of K �
 
 import hashlib
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mrsim._check import require
+from mrsim.torrey._lanczos import Pencil, lanczos
 
-_KEPT: OrderedDict[bytes, "Pencil"] = OrderedDict()
+_KEPT: OrderedDict[bytes, Pencil] = OrderedDict()
+_PATTERNS: OrderedDict[bytes, tuple[Any, Any, Any]] = OrderedDict()
 _MOST_KEPT = 2
 _TOLERANCE = 1e-11
 _MOST_STEPS = 500
 _RUNS = 6
-_MORE = 6  # modes looked for again where some were missed
-
-
-class Pencil(NamedTuple):
-    """K and M in compressed columns, and the factors of K − σM."""
-
-    K: Any
-    M: Any
-    factors: Any
-    shift: float
+_FEW = 24  # modes for which a second factorisation does not pay
+_BACKWARD = 1e-13  # backward error of a solution
 
 
 def pencil(
@@ -53,8 +47,8 @@ def pencil(
     if key not in _KEPT:
         M = _sparse(places[:1], arrays[:1], size)
         K = _sparse(places, arrays[1:], size)
-        # a hundred-thousandth of the mean eigenvalue, far below the resolved modes
-        shift = -1e-6 * float(K.diagonal().sum() / M.diagonal().sum())
+        # far below the resolved modes, but not so far that rounding of 1/λ is felt
+        shift = -1e-4 * float(K.diagonal().sum() / M.diagonal().sum())
         _KEPT[key] = Pencil(K, M, _factors(K, M, shift), shift)
         if len(_KEPT) > _MOST_KEPT:
             _KEPT.popitem(last=False)
@@ -64,16 +58,29 @@ def pencil(
 
 def _sparse(places: list[Any], arrays: list[Any], size: int) -> Any:
     numpy, sparse = require("numpy", "opt"), require("scipy.sparse", "opt")
-    rows = [numpy.repeat(p, p.shape[1], axis=1).ravel() for p in places]
-    columns = [numpy.tile(p, (1, p.shape[1])).ravel() for p in places]
-    made = sparse.coo_matrix(
-        (
-            numpy.concatenate([a.ravel() for a in arrays]),
-            (numpy.concatenate(rows), numpy.concatenate(columns)),
-        ),
-        shape=(size, size),
-    )
-    return made.tocsc()
+    where, rows, starts = _pattern(places, size)
+    entries = numpy.concatenate([a.ravel() for a in arrays])
+    data = numpy.bincount(where, entries, len(rows))
+    return sparse.csc_matrix((data, rows, starts), (size, size))
+
+
+def _pattern(places: list[Any], size: int) -> tuple[Any, Any, Any]:
+    """Return the entry each block entry adds to, and rows and starts of columns."""
+    numpy = require("numpy", "opt")
+    digest = hashlib.sha256(str(size).encode())
+    for x in places:
+        digest.update(x.tobytes())
+    key = digest.digest()
+    if key not in _PATTERNS:
+        spots = [(p[:, None, :] * size + p[:, :, None]).ravel() for p in places]
+        filled, where = numpy.unique(numpy.concatenate(spots), return_inverse=True)
+        starts = numpy.searchsorted(filled, numpy.arange(size + 1) * size)
+        rows = (filled % size).astype(numpy.int32)
+        _PATTERNS[key] = where.astype(numpy.int32), rows, starts.astype(numpy.int32)
+        if len(_PATTERNS) > _MOST_KEPT:
+            _PATTERNS.popitem(last=False)
+    _PATTERNS.move_to_end(key)
+    return _PATTERNS[key]
 
 
 def product(parts: list[tuple[Tensor, Tensor]], V: Tensor) -> Tensor:
@@ -118,13 +125,14 @@ def sparse_modes(p: Pencil, count: int) -> tuple[Tensor, Tensor]:
         ArithmeticError: Lanczos missed modes, and went on to miss them.
     """
     numpy = require("numpy", "opt")
-    V = numpy.empty((p.K.shape[0], 0))
+    V, missed = numpy.empty((p.K.shape[0], 0)), count
     for seed in range(_RUNS):
-        wanted = min(count if seed == 0 else _MORE, p.K.shape[0] - V.shape[1] - 1)
-        V = numpy.concatenate([V, _lanczos(p, V, wanted, seed)], 1)
+        shifted = p if seed else _inside(p, count)
+        V = numpy.concatenate([V, lanczos(shifted, V, missed, seed)], 1)
         lam, V = _ritz(p, V)
         lam, V = lam[:count], V[:, :count]
-        if _complete(p, lam):
+        missed = _missed(p, lam) + count - len(lam)
+        if not missed:
             return torch.from_numpy(V), torch.from_numpy(lam)
     raise ArithmeticError(
         f"laplace: Lanczos missed some of the {count} lowest modes of {len(V)} dofs;"
@@ -132,27 +140,30 @@ def sparse_modes(p: Pencil, count: int) -> tuple[Tensor, Tensor]:
     )
 
 
-def _lanczos(p: Pencil, found: Any, count: int, seed: int) -> Any:
-    """Return the lowest modes M-orthogonal to those found: copies in equal groups."""
-    numpy, linalg = require("numpy", "opt"), require("scipy.sparse.linalg", "opt")
-    image = p.M @ found
+def _inside(p: Pencil, count: int) -> Pencil:
+    """Shift to where about half of the modes lie below, which inertia tells."""
+    numpy = require("numpy", "opt")
+    if count < _FEW:
+        return p
+    mean = float(p.K.diagonal().sum() / p.M.diagonal().sum())
+    shift = 0.8 * mean * (count / p.K.shape[0]) ** (2 / 3)  # Weyl's law
+    for _ in range(4):
+        factors = _factors(p.K, p.M, shift)
+        below = int((factors.U.diagonal() < 0).sum())
+        if 0.3 * count < below < 0.65 * count and _accurate(p, factors, shift):
+            return Pencil(p.K, p.M, factors, shift, below)
+        ratio = 0.47 * count / max(below, 1)
+        shift *= float(numpy.clip(ratio, 0.05, 20.0)) ** (2 / 3)
+    return p
 
-    def inverse(b: Any) -> Any:
-        z = p.factors.solve(b)
-        return z - found @ (image.T @ z)
 
-    start = numpy.random.default_rng(seed).standard_normal(len(image))
-    return linalg.eigsh(
-        p.K,
-        count,
-        p.M,
-        sigma=p.shift,
-        OPinv=linalg.LinearOperator(p.K.shape, matvec=inverse),
-        v0=start - found @ (image.T @ start),
-        # fewer than twice the modes: more restarts, but less work and memory in all
-        ncv=min(len(image), max(20, count + count // 2 + 1)),
-        tol=0,
-    )[1]
+def _accurate(p: Pencil, factors: Any, shift: float) -> bool:
+    """Tell whether factors without pivoting are as good as those with it."""
+    numpy = require("numpy", "opt")
+    A = p.K - shift * p.M
+    b = numpy.cos(numpy.arange(A.shape[0]) * 1.0)
+    x = factors.solve(b)
+    return bool(abs(A @ x - b).max() <= _BACKWARD * (abs(A) @ abs(x)).max())
 
 
 def _ritz(p: Pencil, V: Any) -> tuple[Any, Any]:
@@ -162,13 +173,13 @@ def _ritz(p: Pencil, V: Any) -> tuple[Any, Any]:
     return lam, V @ W
 
 
-def _complete(p: Pencil, lam: Any) -> bool:
-    """Compare with the inertia at the highest clear gap in the upper half."""
+def _missed(p: Pencil, lam: Any) -> int:
+    """Count modes that were missed below the highest clear gap in the upper half."""
     numpy = require("numpy", "opt")
     first = max(1, len(lam) // 2)
     gaps = numpy.diff(lam)[first - 1 :]
     at = first - 1 + int(numpy.argmax(gaps))
-    return count_below(p, float(lam[at] + lam[at + 1]) / 2) == at + 1
+    return abs(count_below(p, float(lam[at] + lam[at + 1]) / 2) - at - 1)
 
 
 def solve_above(

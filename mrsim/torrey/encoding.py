@@ -45,8 +45,8 @@ class DoublePGSE:
 
 
 @record
-class CosOGSE:
-    """Two oscillating pulses γG cos(2πnt/δ), the second refocused."""
+class Oscillation:
+    """What the two kinds of oscillating pulses have in common."""
 
     q: Tensor  # () γG [rad/(mm s)]
     direction: Tensor  # (3,) unit vector
@@ -59,17 +59,13 @@ class CosOGSE:
 
 
 @record
-class SinOGSE:
-    """Two oscillating pulses γG sin(2πnt/δ), the second refocused."""
+class CosOGSE(Oscillation):
+    """Two oscillating pulses γG cos(2πnt/δ), the second refocused."""
 
-    q: Tensor  # () γG [rad/(mm s)]
-    direction: Tensor  # (3,) unit vector
-    delta: Tensor  # () length of a pulse [s]
-    Delta: Tensor  # () onset to onset [s]
-    start: Tensor | None = neutral(0.0)  # () wait before the first pulse [s]
-    TE: Tensor | None = None  # () echo time [s]; None: at the end of the last pulse
-    periods: int = static(1)  # n, in one pulse
-    steps: int = static(10)  # time steps in a quarter period
+
+@record
+class SinOGSE(Oscillation):
+    """Two oscillating pulses γG sin(2πnt/δ), the second refocused."""
 
 
 @record

@@ -178,7 +178,7 @@ def test_long_waveforms_act_without_matrices(
         return torrey.signal(basis, w).real
 
     wanted, slope = f(wave, two), grad(f, (0, 1))(wave, two)
-    monkeypatch.setattr("mrsim.torrey.formalism._AT_ONCE", 0)  # all segments act
+    monkeypatch.setattr("mrsim.torrey._playing._AT_ONCE", 0)  # all segments act
     assert abs(f(wave, two) - wanted) < 1e-13
     made = grad(f, (0, 1))(wave, two)
     for a, b in zip(tree_leaves(made), tree_leaves(slope), strict=True):
