@@ -10,8 +10,6 @@ all ranks, memory, errors. What is done is kept: killed, it goes on where it was
     python tests/bench/bench_brain.py --share 0.05        # a twentieth of all of it
 """
 
-import argparse
-import json
 import resource
 import time
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from timing import options, report
 from torch import Tensor
 from torch.func import vmap
 
@@ -43,7 +42,7 @@ class Head(NamedTuple):
 
 def main() -> None:
     """Run all stages and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = options(__doc__)
     parser.add_argument("--share", type=float, default=0.05, help="of voxels and atoms")
     parser.add_argument("--atoms", type=float, default=1e6)
     parser.add_argument("--pulses", type=int, default=500)
@@ -61,7 +60,7 @@ def main() -> None:
             result |= fitted(clock, brain, args.folder / "fit")
         if not args.skip_match:
             result |= matched(clock, brain, args)
-        clock.report(result)
+        clock.report(result, args.json)
 
 
 def head(share: float) -> Head:
@@ -226,8 +225,8 @@ class Clock:
         dist.all_reduce(shared)
         return float(shared)
 
-    def report(self, result: dict[str, Any]) -> None:
-        """Print all that was measured, on rank 0."""
+    def report(self, result: dict[str, Any], file: Path | None) -> None:
+        """Print, and keep, all that was measured, on rank 0."""
         peak = self.total(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
         sums = {
             key: round(sum(s[key] for s in self.stages.values()), 1)
@@ -235,7 +234,7 @@ class Clock:
         }
         whole = {"stages": self.stages, "sum": sums, "peak_GiB_of_all_ranks": peak}
         if self.world.rank == 0:
-            print(json.dumps({**result, **whole}, indent=2))
+            report({**result, **whole}, file)
 
 
 if __name__ == "__main__":

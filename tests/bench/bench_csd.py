@@ -6,8 +6,6 @@ rows are left out.
     python tests/bench/bench_csd.py --voxels 2000 --rounds 3
 """
 
-import argparse
-import json
 import resource
 import shutil
 import statistics
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timing import options, report
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -29,7 +28,7 @@ AXIAL, RADIAL = torch.tensor(1.7e-3).double(), torch.tensor(3e-4).double()
 
 def main() -> None:
     """Run all and print voxels per CPU-second."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--voxels", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
@@ -42,7 +41,7 @@ def main() -> None:
                 seconds[key].append(run())
         rates = {k: given.voxels / statistics.median(v) for k, v in seconds.items()}
         found = {k: float(f"{v:.4g}") for k, v in rates.items()}
-        print(json.dumps({"voxels/s": found} | checks(), indent=1))
+        report({"voxels/s": found} | checks(), given.json)
 
 
 def prepare(count: int, folder: Path) -> tuple[dict, Callable[[], dict]]:

@@ -9,6 +9,7 @@
 Run it with ``python tests/bench/bench_design.py``.
 """
 
+import argparse
 import json
 import resource
 import subprocess
@@ -17,6 +18,7 @@ import time
 from typing import Any
 
 import torch
+from timing import options, report
 from torch import Tensor
 from torch.func import grad_and_value
 
@@ -82,17 +84,20 @@ def gradient(n: int = 1000, count: int = 100) -> dict[str, Any]:
 
 def main() -> None:
     """Run the job named on the command line, or each in a process of its own."""
+    parser = options(__doc__)
+    parser.add_argument("job", nargs="?", help=argparse.SUPPRESS)
+    given = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    if len(sys.argv) > 1:
-        print(json.dumps(globals()[sys.argv[1]]()))
+    if given.job:
+        print(json.dumps(globals()[given.job]()))
         return
     made = {}
     for name in JOBS:
         run = [sys.executable, __file__, name]
         out = subprocess.run(run, check=True, capture_output=True, text=True)
         made[name] = json.loads(out.stdout)
-    print(json.dumps(made, indent=2))
+    report(made, given.json)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ CPU time; prints JSON and a table::
     python tests/bench/bench_dictionary.py --most 1e6
 """
 
-import argparse
-import json
 import time
 from typing import Any
 
 import torch
+from timing import options, report, rounded
 from torch import Tensor
 
 from mrsim import Tissue, epg, match
@@ -28,7 +27,7 @@ SHARD = 2**20
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = options(__doc__)
     parser.add_argument("--most", type=float, default=1e5, help="atoms measured")
     parser.add_argument("--pulses", type=int, default=500)
     parser.add_argument("--rank", type=int, default=10)
@@ -45,9 +44,8 @@ def main() -> None:
             rows.append(measured(whole, c, size, args) | {"generate_s": each * size})
         else:
             rows.append(computed(rows[-1], size, each))
-    print(
-        json.dumps({"checks": checked(whole, c, args), "table": list(map(tidy, rows))})
-    )
+    found = {"checks": checked(whole, c, args), "table": rows}
+    report(rounded(found), args.json)
     print("\n".join(line(r) for r in rows))
 
 
@@ -156,11 +154,6 @@ def timed(f: Any) -> tuple[Any, float]:
     start = time.process_time()
     made = f()
     return made, time.process_time() - start
-
-
-def tidy(row: dict[str, Any]) -> dict[str, Any]:
-    """Round for printing."""
-    return {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in row.items()}
 
 
 def line(r: dict[str, Any]) -> str:

@@ -12,7 +12,6 @@ image   voxels a second of `fit.maps`
 Run it with ``python tests/bench/bench_fit.py``.
 """
 
-import json
 import resource
 import statistics
 import time
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import least_squares
+from timing import options, report
 from torch import Tensor
 from torch.func import vmap
 
@@ -201,9 +201,10 @@ def image(count: int = 100_000) -> dict[str, Any]:
 
 
 def main() -> None:
+    given = options(__doc__).parse_args()
     torch.set_num_threads(1)
     jobs = {"speed": speed, "bound": bound, "image": image}
-    print(json.dumps({name: job() for name, job in jobs.items()}, indent=2))
+    report({name: job() for name, job in jobs.items()}, given.json)
 
 
 if __name__ == "__main__":

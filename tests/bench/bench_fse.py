@@ -5,14 +5,12 @@ Run it with ``python tests/bench/bench_fse.py``; the extra ``bench`` brings bloc
 without which its rows are left out.
 """
 
-import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from peers import Task, contenders
-from timing import interleaved
+from timing import interleaved, options, report, rounded
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -25,7 +23,7 @@ ECHOES = 96
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--spins", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
@@ -34,7 +32,7 @@ def main() -> None:
     train = epg.FSE(flip=torch.rand(ECHOES) * 2 + 1, esp=5 * ms)
     times = interleaved(_contenders(train, args.spins), args.rounds, 1e9)
     one = interleaved(_one_spin(train), 5 * args.rounds, 1e9)
-    print(json.dumps(_report(times, one, args.spins), indent=2))
+    report(rounded(_report(times, one, args.spins)), args.json)
 
 
 def _contenders(train: epg.FSE, count: int) -> dict[str, Callable[[], Any]]:
@@ -54,11 +52,9 @@ def _contenders(train: epg.FSE, count: int) -> dict[str, Callable[[], Any]]:
             few, train.flip, train.esp
         ),
     }
-    task = Task("fse", train.flip, 5e-3, tissue.T1, tissue.T2, tissue.B1, None)
-    for name, kind in (("", task), ("_played_once", task._replace(plays=1))):
-        for peer, run in contenders(kind, ("blochsim",))[0].items():
-            made[f"{peer}_10_states{name}"] = run
-    return made
+    task = Task("fse", train.flip, 5e-3, tissue.T1, tissue.T2, tissue.B1)
+    peers, _ = contenders(task, ("blochsim", "blochsim as shipped"))
+    return made | {f"{name}, 10 states": run for name, run in peers.items()}
 
 
 def _one_spin(train: epg.FSE) -> dict[str, Callable[[], Any]]:
@@ -122,8 +118,7 @@ def _report(
     times: dict[str, float], one: dict[str, float], count: int
 ) -> dict[str, Any]:
     forward = times["forward"]
-    report = {
-        "torch": torch.__version__,
+    found = {
         "echoes": ECHOES,
         "spins": count,
         "forward_spins_per_cpu_s": round(count / forward),
@@ -133,9 +128,8 @@ def _report(
         "one_spin_forward_ms": 1e3 * one["forward"],
         "one_spin_jac_T2_over_forward": one["jac_T2"] / one["forward"],
     }
-    for name in times.keys() & {"blochsim_10_states", "blochsim_10_states_played_once"}:
-        report[f"{name}_over_forward"] = times[name] / forward
-    return report
+    peers = {n: t for n, t in times.items() if n.startswith("blochsim")}
+    return found | {f"{n} / forward": t / forward for n, t in peers.items()}
 
 
 if __name__ == "__main__":

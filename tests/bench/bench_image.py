@@ -9,14 +9,13 @@ Prints JSON and writes ``bench-image.png``: truth, image, recovered map.
 Run it with ``python tests/bench/bench_image.py``; --size for a larger phantom.
 """
 
-import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from timing import options, report
 from torch import Tensor
 from torch.func import grad_and_value
 
@@ -137,13 +136,13 @@ def draw(T2: Tensor, picture: Tensor, found: Tensor, inside: Tensor, flip: Any) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = options(__doc__)
     parser.add_argument("--size", type=int, default=48)
     parser.add_argument("--noise", type=float, default=1e-5)
     parser.add_argument("--steps", type=int, default=400)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(json.dumps(recovered(given.size, given.noise, given.steps), indent=2))
+    report(recovered(given.size, given.noise, given.steps), given.json)
 
 
 if __name__ == "__main__":

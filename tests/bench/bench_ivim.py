@@ -8,7 +8,6 @@ One thread, CPU time, medians; what is compared is interleaved in one process.
 
 import argparse
 import importlib.util
-import json
 import math
 import resource
 import statistics
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timing import options, report
 from torch import Tensor
 from torch.func import vmap
 
@@ -33,15 +33,13 @@ Run = Callable[[], Any]
 
 def main() -> None:
     """Run one study and print what it found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("study", choices=[*STUDIES])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--voxels", type=int, default=16384, help="speed (16384)")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(json.dumps(STUDIES[given.study](given), indent=1))
+    report(STUDIES[given.study](given), given.json)
 
 
 def rounded(x: float, digits: int = 4) -> float:

@@ -9,7 +9,6 @@ Golden data: ``MRSIM_REFERENCE``, by default the small copy in ``tests/reference
 """
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timing import options, report
 from torch import Tensor
 from torch.func import vmap
 
@@ -29,9 +29,7 @@ PRIOR = {"f": (0.05, 0.55), "Dp": (0.01, 0.1), "D": (0.0005, 0.003)}
 
 def main() -> None:
     """Run one study and print what it found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("study", choices=[*STUDIES])
     parser.add_argument("--steps", type=int, default=15_000, help="posterior (15000)")
     parser.add_argument("--epochs", type=int, default=12, help="seeds: ours (12)")
@@ -39,7 +37,7 @@ def main() -> None:
     parser.add_argument("--net", type=Path, help="posterior network: read or written")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(json.dumps(STUDIES[given.study](given), indent=1))
+    report(STUDIES[given.study](given), given.json)
 
 
 def arrays(name: str) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ interpreter, torch, inputs and results included) is printed as JSON in GiB.
 Run it with ``python tests/bench/bench_memory.py``.
 """
 
+import argparse
 import json
 import resource
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 
 import torch
+from timing import options, report
 
 import mrsim
 from mrsim import Tissue, epg
@@ -23,16 +25,19 @@ JOBS = {"forward": epg.fse, "jac_T1_T2_B1": mrsim.jac(epg.fse, "T1", "T2", "B1")
 
 def main() -> None:
     """Run the job named on the command line, or each of them in its own process."""
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(sys.argv[1])))
+    parser = options(__doc__)
+    parser.add_argument("job", nargs="?", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.job:
+        print(json.dumps(measure(given.job)))
         return
-    report = {}
+    found = {}
     for name in JOBS:
         made = subprocess.run(
             [sys.executable, __file__, name], check=True, capture_output=True, text=True
         )
-        report[name] = json.loads(made.stdout)
-    print(json.dumps(report, indent=2))
+        found[name] = json.loads(made.stdout)
+    report(found, given.json)
 
 
 def measure(name: str) -> dict[str, float]:

@@ -3,13 +3,13 @@
 ``python tests/bench/bench_physics.py``: one thread, interleaved, medians, JSON.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from timing import options, report
 from torch import Tensor
 from torch.func import vmap
 
@@ -68,6 +68,7 @@ def cases() -> dict[str, Callable[[], Tensor]]:
 
 
 def main() -> None:
+    given = options(__doc__).parse_args()
     torch.set_num_threads(1)
     made = cases()
     spent: dict[str, list[float]] = {name: [] for name in made}
@@ -79,7 +80,7 @@ def main() -> None:
                 spent[name].append(time.process_time() - start)
     one = statistics.median(spent["one pool"])
     rows = {n: round(statistics.median(t) / one, 2) for n, t in spent.items()}
-    print(json.dumps({"seconds for one pool": round(one, 3), "ratio": rows}, indent=1))
+    report({"seconds for one pool": round(one, 3), "ratio": rows}, given.json)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ import time
 from pathlib import Path
 
 import torch
+from timing import options, report
 
 ATOMS, PULSES, SIZE = 131_072, 400, 4096
 
 
 def main() -> None:
     """Measure and print, or work as a rank."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rank-of", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -35,7 +36,7 @@ def main() -> None:
             rounds.append((one, two, same(Path(folder) / "1", Path(folder) / "2")))
     wall = [one["wall"] / two["wall"] for one, two, _ in rounds]
     cpu = [one["cpu"] / two["cpu"] for one, two, _ in rounds]
-    report = {
+    found = {
         "one_rank": [one for one, *_ in rounds],
         "two_ranks": [two for _, two, _ in rounds],
         "wall_speed_up": [round(x, 2) for x in wall],
@@ -43,7 +44,7 @@ def main() -> None:
         "files_equal": all(equal for *_, equal in rounds),
         "load": os.getloadavg(),
     }
-    print(json.dumps(report, indent=2))
+    report(found, args.json)
     return None
 
 

@@ -1,11 +1,10 @@
 """Streamlines: steps a second beside tckgen and dipy, and what derivatives cost.
 
-python tests/bench/bench_tract.py [seeds] [rounds]
+python tests/bench/bench_tract.py [--seeds N] [--rounds N]
 CPU seconds of one thread, interleaved in one run, medians; prints JSON. Needs the full
 golden data (MRSIM_REFERENCE), mrtrix3 for tckgen and dipy for dipy's tracker.
 """
 
-import json
 import os
 import resource
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timing import options, report
 from torch import Tensor
 from torch.func import vmap
 
@@ -154,13 +154,13 @@ def derivatives(fod: tract.Field, seeds: tract.Seed, count: int) -> dict[str, fl
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 0
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    parser = options(__doc__)
+    parser.add_argument("--seeds", type=int, help="all")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
     fod, seeds = load()
-    if count:
-        seeds = tract.Seed(
-            position=seeds.position[:count], direction=seeds.direction[:count]
-        )
+    some = slice(given.seeds)
+    seeds = tract.Seed(position=seeds.position[some], direction=seeds.direction[some])
     opts = tract.options(fod)
     fast = replace(opts, compiled=True, lanes=8192)
     tract.tracks(
@@ -175,15 +175,15 @@ def main() -> None:
         rates.setdefault(name, []).append(steps / seconds)
         print(name, round(steps / seconds), file=sys.stderr, flush=True)
 
-    def ours(options: tract.Options) -> int:
-        made = tract.tracks(seeds, fod, options)
+    def ours(chosen: tract.Options) -> int:
+        made = tract.tracks(seeds, fod, chosen)
         return int(made.offsets.diff()[made.accepted].sum())
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if shutil.which("tckgen"):
             write(folder, fod, seeds.position)
-        for _ in range(rounds):
+        for _ in range(given.rounds):
             if shutil.which("tckgen"):
                 run("tckgen", lambda: tckgen(folder), children=True)
             run("compiled", lambda: ours(fast))
@@ -202,7 +202,7 @@ def main() -> None:
                 pairs = zip(rates[mine], rates[peer], strict=True)
                 out[f"{mine}/{peer}"] = median(a / b for a, b in pairs)
     out["derivatives"] = derivatives(fod, seeds, 2000)
-    print(json.dumps(out, indent=1))
+    report(out, given.json)
 
 
 if __name__ == "__main__":

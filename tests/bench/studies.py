@@ -36,7 +36,7 @@ def exchanging(
     return replace(tissue, exchange=Exchange(**made, directional=False))
 
 
-def growth(timed: Callable[[dict[str, Any]], dict[str, float]]) -> dict[str, Any]:
+def growth_of(timed: Callable[[dict[str, Any]], dict[str, float]]) -> dict[str, Any]:
     """Return milliseconds of runs that differ in one size each."""
     fse = vmap(epg.fse, in_dims=(0, None))
     tissue, seq = spins(SPINS), train()
@@ -73,14 +73,29 @@ def _pooled(tissue: Tissue, pools: int) -> Tissue:
     return tissue if pools == 1 else exchanging(tissue, 0.5, 0.02, 0.2, 10.0, pools)
 
 
-def plot(found: dict[str, dict[str, float]], path: Path) -> None:
+def draw_figure4(found: dict[str, Any], path: Path) -> None:
+    """Draw spins a CPU-second over the batch, without and with exchange."""
+    plt = _pyplot()
+    titles = "one pool", "exchange"
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    names = list(dict.fromkeys(n for t in titles for r in found[t].values() for n in r))
+    names.sort(key=lambda n: not n.startswith("mrsim"))
+    for panel, title in zip(panels, titles, strict=True):
+        for k, name in enumerate(names):
+            rows = {int(n): r[name] for n, r in found[title].items() if name in r}
+            panel.loglog(*zip(*rows.items(), strict=True) if rows else ((), ()),
+                         "o-", color=f"C{k}", markersize=3, label=name)  # fmt: skip
+        panel.set(title=title, xlabel="spins")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("spins per CPU-second")
+    panels[1].legend(*panels[0].get_legend_handles_labels(), fontsize=7,
+                     loc="center left", bbox_to_anchor=(1, 0.5))  # fmt: skip
+    _save(figure, path)
+
+
+def draw_growth(found: dict[str, dict[str, float]], path: Path) -> None:
     """Draw one panel for each size."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(1, len(found), figsize=(3 * len(found), 2.8))
+    figure, panels = _pyplot().subplots(1, len(found), figsize=(3 * len(found), 2.8))
     for panel, (name, line) in zip(panels, found.items(), strict=True):
         x, y = [float(n) for n in line], list(line.values())
         panel.plot(x, y, "o-", color="black", markersize=3)
@@ -92,6 +107,18 @@ def plot(found: dict[str, dict[str, float]], path: Path) -> None:
         panel.set_xlabel(name)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("CPU time [ms]")
+    _save(figure, path)
+
+
+def _pyplot() -> Any:
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure: Any, path: Path) -> None:
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
