@@ -8,6 +8,7 @@ This is the only file that touches torch's (private) pytree registry.
 """
 
 import dataclasses
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar, dataclass_transform
@@ -19,8 +20,12 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from mrsim._check import check_values
+from mrsim._show import show
 
 R = TypeVar("R")
+# Records that somebody made. Those that transforms return can hold derivatives, whose
+# units are not the fields'.
+_made: weakref.WeakSet[Any] = weakref.WeakSet()
 
 tree_flatten = _pytree.tree_flatten
 tree_leaves = _pytree.tree_leaves
@@ -67,10 +72,13 @@ def record(cls: type[R]) -> type[R]:
     ... class Decay:
     ...     R2: torch.Tensor  # () rate [1/s]
     >>> torch.func.grad(lambda x: x.R2**2)(Decay(R2=3.0))
-    Decay(R2=tensor(6.))
+    Decay(R2=6)
     """
     cls.__post_init__ = _convert  # pyright: ignore[reportAttributeAccessIssue]
-    made: Any = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+    cls.__repr__ = _repr
+    made: Any = dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)(
+        cls
+    )
     leafy, fixed = leaf_names(made), _static_names(made)
 
     def flatten(x: Any) -> tuple[list[Any], tuple[Any, ...]]:
@@ -116,7 +124,7 @@ def fields(x: Any) -> tuple[dataclasses.Field[Any], ...]:
 
 @cache
 def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    return tuple(cls.__dataclass_fields__.values())  # what Dynamo follows, too
 
 
 @cache
@@ -160,7 +168,13 @@ def filled(
     return chosen
 
 
+def _repr(self: Any) -> str:
+    return show(self, units=self in _made)
+
+
 def _convert(self: Any) -> None:
+    if not torch.compiler.is_compiling():
+        _made.add(self)
     held = self.__dict__
     given = {name: held[name] for name in leaf_names(type(self))}
     if not any(map(_is_bare, given.values())):
