@@ -1,5 +1,7 @@
 """mrsim: functional, differentiable MRI simulation on torch.func."""
 
+import sys
+
 from mrsim import (
     bloch as bloch,
     design as design,
@@ -26,6 +28,7 @@ from mrsim._crlb import (
     fisher as fisher,
     worst as worst,
 )
+from mrsim._explained import explain as _explain
 from mrsim._remat import remat as remat
 from mrsim.tissue import Bound as Bound, Exchange as Exchange, Tissue as Tissue
 from mrsim.transform import (
@@ -42,5 +45,12 @@ from mrsim.tree import (
     static as static,
     to as to,
 )
+
+for _module in (
+    *(bloch, design, epg, fit, image, interop, ivim, match, noise, shard, torrey),
+    *(tract, sys.modules[__name__]),
+):
+    _explain(_module)
+del _module
 
 __version__ = "0.1.0"

@@ -80,9 +80,7 @@ _CALLAGHAN = Paper(
 )
 _LI = Paper(
     key="Li2019",
-    author="Li, Jing-Rebecca and Nguyen, Van-Dang and Tran, Try Nguyen and Valdman, Jan"
-    " and Trang, Cong-Bang and Nguyen, Khieu Van and Vu, Duc Thach Son and Tran, Hoang"
-    " An and Tran, Hoang Trong An and Nguyen, Thi Minh Phuong",
+    author="Li, Jing-Rebecca and others",
     title="SpinDoctor: A MATLAB toolbox for diffusion MRI simulation",
     journal="NeuroImage",
     volume="202",

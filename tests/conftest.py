@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
@@ -15,6 +15,13 @@ settings.register_profile(
     "ci", max_examples=50, deadline=None, derandomize=True, print_blob=True
 )
 settings.register_profile("nightly", max_examples=1000, deadline=None)
+settings.register_profile(  # nothing shrinks a mutant's failure
+    "mutation",
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 

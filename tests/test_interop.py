@@ -24,7 +24,7 @@ def same(a: Any, b: Any) -> bool:
     return s == t and all(torch.equal(p, q) for p, q in zip(x, y, strict=True))
 
 
-class TestIn:
+class TestArraysIn:
     """What a user would hand to a record."""
 
     def check(self, T2: Any, dtype: torch.dtype) -> None:
@@ -60,7 +60,7 @@ class TestIn:
         self.check(pandas.Series([0.05, 0.1]), torch.float64)
 
 
-class TestOut:
+class TestSignalsOut:
     def test_signal_as_numpy_shares_its_memory(self) -> None:
         signal = epg.fse(Tissue(T1=1.0, T2=0.1), TRAIN)
         array = np.asarray(signal)

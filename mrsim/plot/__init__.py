@@ -5,6 +5,9 @@ bar needs where colours mean something; those that end in ``_html`` write an int
 page (extra ``html``).
 """
 
+import sys as _sys
+
+from mrsim._explained import explain as _explain
 from mrsim.plot._maps import (
     QUANTITIES as QUANTITIES,
     Quantity as Quantity,
@@ -27,3 +30,5 @@ from mrsim.plot.panels import (
     picture as picture,
     point_spreads as point_spreads,
 )
+
+_explain(_sys.modules[__name__])

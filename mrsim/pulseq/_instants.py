@@ -73,9 +73,7 @@ def _check_whole(path: Path) -> None:
                 f" damaged after it was written"
             )
     elif (  # a section without a blank line after it would keep pypulseq for ever
-        mark
-        or b"TotalDuration" not in text
-        or not text.endswith((b"\n\n", b"\n\r\n"))
+        mark or b"TotalDuration" not in text or not text.endswith((b"\n\n", b"\n\r\n"))
     ):
         raise ValueError(
             f"pulseq.load: {path} has no complete signature and no TotalDuration: it"

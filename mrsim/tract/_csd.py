@@ -103,6 +103,16 @@ def deconvolve(signal: Tensor, q: CSD) -> Solution:
     Raises:
         ValueError: shapes do not fit, or lmax is odd.
         TypeError: dtypes differ.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> g = tract.hemisphere(60).float()
+    >>> size = {"axial": torch.tensor(1.7e-3), "radial": torch.tensor(3e-4)}
+    >>> response = tract.tensor_response(torch.tensor(3000.0), **size)
+    >>> signal = (-3000 * (3e-4 + 1.4e-3 * g[:, 0] ** 2)).exp()  # a fibre along x
+    >>> found = deconvolve(signal, CSD(directions=g, response=response))
+    >>> bool(found.settled), bool(found.active.any())
+    (True, True)
     """
     check_floats("csd", signal=signal, directions=q.directions, response=q.response)
     _check("csd", signal, q.directions)
@@ -170,6 +180,17 @@ def deconvolve_tissues(signal: Tensor, q: MSMT) -> Solution:
     Raises:
         ValueError: shapes do not fit, or lmax is odd.
         TypeError: dtypes differ.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> b = torch.tensor([0.0] * 6 + [1000.0] * 40 + [3000.0] * 60)
+    >>> g = tract.hemisphere(106).float()
+    >>> fibre = tract.tensor_response(b, torch.tensor(1.7e-3), torch.tensor(3e-4))
+    >>> water = 3.545 * (-b * 3e-3).exp().unsqueeze(-1)
+    >>> q = MSMT(directions=g, fibre=fibre, isotropic=water)
+    >>> found = deconvolve_tissues(0.5 * (-b * 3e-3).exp(), q)
+    >>> bool(abs(found.x[-1] - 0.141) < 1e-3)  # 0.5 / 3.545
+    True
     """
     given = {"directions": q.directions, "fibre": q.fibre, "isotropic": q.isotropic}
     check_floats("msmt", signal=signal, **given)

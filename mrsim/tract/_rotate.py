@@ -106,6 +106,14 @@ def to_scanner(coefficients: Tensor, affine: Tensor) -> Tensor:
 
     Raises:
         ValueError: the affine is singular or sizes do not fit.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> turned = torch.eye(4)[[1, 0, 2, 3]] * torch.tensor([1.0, -1, 1, 1])
+    >>> x, y = (tract.delta_fod(u[None], torch.ones(1), 4) for u in torch.eye(3)[:2])
+    >>> # the image's x is the scanner's y
+    >>> torch.allclose(to_scanner(x, turned), y, atol=1e-5)
+    True
     """
     return rotate(coefficients, axes(affine).to(coefficients))
 
@@ -122,5 +130,13 @@ def to_image(coefficients: Tensor, affine: Tensor) -> Tensor:
 
     Raises:
         ValueError: the affine is singular or sizes do not fit.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> turned = torch.eye(4)[[1, 0, 2, 3]] * torch.tensor([1.0, -1, 1, 1])
+    >>> x, y = (tract.delta_fod(u[None], torch.ones(1), 4) for u in torch.eye(3)[:2])
+    >>> # the scanner's x is the image's y
+    >>> torch.allclose(to_image(x, turned), y, atol=1e-5)
+    True
     """
     return rotate(coefficients, axes(affine).mT.to(coefficients))

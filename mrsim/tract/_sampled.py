@@ -51,6 +51,16 @@ def sample_cone(
 
     Reference:
         Tournier et al. 2012, Int J Imaging Syst Technol 22:53 (MRtrix, iFOD1).
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> one = torch.tensor([1.0, 0, 0, 1.0, 0, 0]).expand(5, 5, 5, 6)  # along z
+    >>> fod = tract.Field(coefficients=one, affine=torch.eye(4))
+    >>> at, up = torch.tensor([2.0, 2, 1]), torch.tensor([0.0, 0, 1])
+    >>> noise = torch.rand(4, 8, 3, generator=torch.Generator().manual_seed(0))
+    >>> seed = Seed(position=at, direction=up)
+    >>> sample_cone(seed, noise, fod, tract.options(fod, step=0.5)).points.shape
+    torch.Size([5, 3])
     """
     _check(seed, noise, 3)
 
@@ -101,6 +111,16 @@ def transport(
 
     Reference:
         Aydogan and Shi 2021, IEEE Trans Med Imaging 40:635.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> one = torch.tensor([1.0, 0, 0, 1.0, 0, 0]).expand(5, 5, 5, 6)  # along z
+    >>> fod = tract.Field(coefficients=one, affine=torch.eye(4))
+    >>> at, up = torch.tensor([2.0, 2, 1]), torch.tensor([0.0, 0, 1])
+    >>> noise = torch.rand(4, 8, 3, generator=torch.Generator().manual_seed(0))
+    >>> seed = Seed(position=at, direction=up)
+    >>> transport(seed, noise, fod, tract.options(fod, step=0.5)).points.shape
+    torch.Size([5, 3])
     """
     _check(seed, noise, 3)
     h = options.step

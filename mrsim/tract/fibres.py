@@ -78,6 +78,12 @@ def delta_fod(directions: Tensor, fractions: Tensor, lmax: int) -> Tensor:
 
     Raises:
         ValueError: lmax is odd.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> fod = delta_fod(torch.tensor([[0.0, 0, 1]]), torch.ones(1), 2)
+    >>> tract.harmonics(torch.eye(3), 2) @ fod
+    tensor([-0.1194, -0.1194,  0.4775])
     """
     return fractions @ harmonics(_unit(directions), lmax)
 

@@ -40,6 +40,13 @@ def coherence(coefficients: Tensor, affine: Tensor) -> dict[str, float]:
 
     Reference:
         Jeurissen, Leemans and Sijbers 2014, Med Image Anal 18:953 (the idea).
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> x = tract.delta_fod(torch.tensor([[1.0, 0, 0]]), torch.ones(1), 4)
+    >>> found = coherence(x.expand(9, 9, 9, 15), torch.eye(4))
+    >>> max(found, key=found.get)
+    'as given'
     """
     degree(coefficients.shape[-1])
     chosen = _fibres(coefficients)
@@ -75,6 +82,12 @@ def warn_of_frame(coefficients: Tensor, affine: Tensor) -> str | None:
 
     Raises:
         ValueError: the affine is singular or the coefficients fit no even lmax.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> x = tract.delta_fod(torch.tensor([[1.0, 0, 0]]), torch.ones(1), 4)
+    >>> warn_of_frame(x.expand(9, 9, 9, 15), torch.eye(4)) is None
+    True
     """
     scores = coherence(coefficients, affine)
     if not scores:

@@ -143,6 +143,11 @@ def endpoint_distance(a: Tensor, count_a: Tensor, b: Tensor, count_b: Tensor) ->
 
     Returns:
         () [mm].
+
+    >>> import torch
+    >>> line, two = torch.tensor([[0.0, 0.0, 0.0], [3.0, 4.0, 0.0]]), torch.tensor(2)
+    >>> endpoint_distance(line, two, line.flip(0) + torch.tensor([0.0, 0.0, 2.0]), two)
+    tensor(2.)
     """
     return mdf(ends(a, count_a), ends(b, count_b))
 
@@ -156,6 +161,11 @@ def ends(points: Tensor, count: Tensor) -> Tensor:
 
     Returns:
         (2, 3) [mm].
+
+    >>> import torch
+    >>> ends(torch.tensor([[0.0, 0, 0], [3.0, 4, 0], [6.0, 8, 0]]), torch.tensor(2))
+    tensor([[0., 0., 0.],
+            [3., 4., 0.]])
     """
     last = (count - 1).clamp_min(0).reshape(1)
     return torch.cat([points[:1], points.index_select(0, last)])
@@ -203,6 +213,11 @@ def hausdorff(a: Tensor, count_a: Tensor, b: Tensor, count_b: Tensor) -> Tensor:
 
     Returns:
         () [mm].
+
+    >>> import torch
+    >>> line, two = torch.tensor([[0.0, 0.0, 0.0], [3.0, 4.0, 0.0]]), torch.tensor(2)
+    >>> hausdorff(line, two, line[:1], torch.tensor(1))
+    tensor(5.)
     """
     _, _, apart = _apart(a, count_a, b, count_b)
     return torch.maximum(apart.amin(-1).amax(-1), apart.amin(-2).amax(-1))

@@ -96,6 +96,12 @@ def convolution(directions: Tensor, response: Tensor, lmax: int) -> Tensor:
 
     Raises:
         ValueError: there is neither one response nor one for each volume.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> matrix = convolution(torch.eye(3), torch.tensor([2.0, 1.0]), 2)
+    >>> matrix.shape
+    torch.Size([3, 6])
     """
     if response.ndim == 2 and len(response) != len(directions):
         raise ValueError(

@@ -107,6 +107,17 @@ def fibre_response(
 
     Reference:
         Tournier, Calamante and Connelly 2013, NMR Biomed 26:1775.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> g = tract.hemisphere(61).float()
+    >>> b = torch.cat([torch.zeros(1), torch.full((60,), 3000.0)])
+    >>> q = tract.Scheme(b=b, directions=g)
+    >>> turns = torch.linspace(0, 3, 40)
+    >>> axes = torch.stack([turns.cos(), turns.sin(), 0 * turns], -1)  # a fibre a voxel
+    >>> signals = (-b * (3e-4 + 1.4e-3 * (axes @ g.T) ** 2)).exp()
+    >>> fibre_response(signals, q, lmax=4, number=20).response.shape
+    torch.Size([3])
     """
     if signals.ndim != 2 or not len(signals):
         raise ValueError(

@@ -46,6 +46,12 @@ def random_seeds(mask: Tensor, affine: Tensor, noise: Tensor) -> Tensor:
 
     Raises:
         ValueError: the mask is empty or a shape is wrong.
+
+    >>> import torch
+    >>> mask = torch.zeros(2, 2, 2).index_fill(0, torch.tensor(1), 1.0)
+    >>> noise = torch.rand(4, 4, generator=torch.Generator().manual_seed(0))
+    >>> bool((random_seeds(mask, torch.eye(4), noise)[:, 0] >= 0.5).all())
+    True
     """
     voxels = _inside("tract.random_seeds", mask)
     _check_noise("tract.random_seeds", noise, 4)
@@ -66,6 +72,11 @@ def sphere_seeds(centre: Tensor, radius: float | Tensor, noise: Tensor) -> Tenso
 
     Raises:
         ValueError: a shape is wrong.
+
+    >>> import torch
+    >>> noise = torch.rand(9, 3, generator=torch.Generator().manual_seed(0))
+    >>> bool((sphere_seeds(torch.zeros(3), 2.0, noise).norm(dim=-1) <= 2).all())
+    True
     """
     _check_noise("tract.sphere_seeds", noise, 3)
     z, turn = 2 * noise[:, 0] - 1, 2 * torch.pi * noise[:, 1]

@@ -30,6 +30,15 @@ def conditioning(track: Track, field: Kind, options: Options) -> Tensor:
 
     Returns:
         (T,) for the edge from a vertex to the next, +inf where there is none.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> one = torch.tensor([1.0, 0, 0, 1.0, 0, 0]).expand(5, 5, 5, 6)  # along z
+    >>> fod = tract.Field(coefficients=one, affine=torch.eye(4))
+    >>> opts = tract.options(fod, step=0.5)
+    >>> track = tract.stream(torch.tensor([2.0, 2, 2]), fod, opts)
+    >>> bool((conditioning(track, fod, opts) > 0.02).all())
+    True
     """
     at, edge = _edges(track, field, options)
     e, f = frame(at.u)
@@ -62,6 +71,15 @@ def soft_weights(
 
     Returns:
         (T,) between 0 and 1, 0 after the last vertex.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> one = torch.tensor([1.0, 0, 0, 1.0, 0, 0]).expand(5, 5, 5, 6)  # along z
+    >>> fod = tract.Field(coefficients=one, affine=torch.eye(4))
+    >>> opts = tract.options(fod, step=0.5)
+    >>> track = tract.stream(torch.tensor([2.0, 2, 2]), fod, opts)
+    >>> soft_weights(track, fod, opts).shape
+    torch.Size([204])
     """
     at, edge = _edges(track, field, options)
     T = len(track.points)
