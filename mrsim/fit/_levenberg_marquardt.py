@@ -14,6 +14,7 @@ from mrsim.fit.search import search
 from mrsim.fit.unknowns import (
     Bounds,
     check_dtypes,
+    check_names,
     filled,
     limits,
     refuse_closures,
@@ -77,7 +78,8 @@ def levenberg_marquardt(
         ValueError: sigma is missing or the likelihood unknown; (when called) a name, a
             bound or a prior does not fit start, the shapes of data and signal differ,
             or f closes over a tensor that is mapped.
-        TypeError: (when called) dtypes differ, or real meets complex.
+        TypeError: wanted are no names; (when called) dtypes differ, or real meets
+            complex.
 
     Reference:
         Levenberg 1944; Marquardt 1963; Kanzow, Yamashita and Fukushima 2004, J Comput
@@ -93,6 +95,7 @@ def levenberg_marquardt(
     >>> found.params.T2, found.converged
     (tensor(0.0800), tensor(True))
     """
+    check_names("levenberg_marquardt", wanted)
     priors, rician = dict(prior or {}), likelihood == "rician"
     _check_options(likelihood, sigma, priors)
     each = isinstance(sigma, Tensor) and sigma.ndim > 0

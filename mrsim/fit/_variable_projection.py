@@ -13,6 +13,7 @@ from mrsim.fit.search import search
 from mrsim.fit.unknowns import (
     Bounds,
     check_dtypes,
+    check_names,
     filled,
     limits,
     refuse_closures,
@@ -68,7 +69,7 @@ def variable_projection(
 
     Raises:
         ValueError: (when called) as of `levenberg_marquardt`; a bound is of ``linear``.
-        TypeError: (when called) as of `levenberg_marquardt`.
+        TypeError: as of `levenberg_marquardt`.
 
     Reference:
         Golub and Pereyra 1973, SIAM J Numer Anal 10:413; Kaufman 1975, BIT 15:49.
@@ -83,6 +84,7 @@ def variable_projection(
     >>> found.params.T2, found.converged
     (tensor(0.0800), tensor(True))
     """
+    check_names("variable_projection", wanted)
 
     def fit(data: Tensor, start: Any, *args: Any) -> Fit:
         refuse_closures(f)

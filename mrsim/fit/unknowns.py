@@ -43,6 +43,19 @@ def unknowns(start: Any, wanted: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
     return start, chosen
 
 
+def check_names(where: str, wanted: Sequence[Any]) -> None:
+    """Require names of fields, where a beginner gives data.
+
+    Raises:
+        TypeError: something else is among them.
+    """
+    if not all(isinstance(name, str) for name in wanted):
+        raise TypeError(
+            f"fit.{where}: takes names of fields and makes a function; write"
+            f' {where}(f, "T2")(data, start, *args)'
+        )
+
+
 def refuse_closures(f: Callable[..., Any]) -> None:
     """Refuse a model that holds a tensor which a transform follows.
 

@@ -56,6 +56,7 @@ def dictionary(
         The dictionary; ``lost`` and ``inflation`` tell what the compression costs.
 
     Raises:
+        TypeError: the atoms are a record.
         ValueError: as for `subspace`.
 
     >>> import mrsim, torch
@@ -67,6 +68,11 @@ def dictionary(
     torch.Size([2, 4])
     """
     lost, inflation, vectors = 0.0, {}, None
+    if not isinstance(atoms, Atoms):
+        raise TypeError(
+            f"match.dictionary: atoms must come from match.grid, sobol, latin or"
+            f" listed, got a {type(atoms).__name__}; match.listed takes a batch of records"
+        )
     if rank is not None:
         options = {"unknowns": unknowns, "weight": weight, "samples": samples}
         found = subspace(f, atoms, *args, rank=rank, **options)

@@ -167,3 +167,10 @@ def test_misuse_is_explained() -> None:
         variable_projection(lambda p, t: decay(p, t) * (1 + 0j), "T2")(
             data, START, ECHOES
         )
+
+
+@pytest.mark.parametrize("fit", [levenberg_marquardt, variable_projection])
+def test_data_where_names_belong_are_refused(fit: Any) -> None:
+    start = mrsim.Tissue(T1=1.0, T2=0.1)
+    with pytest.raises(TypeError, match="takes names of fields and makes a function"):
+        fit(lambda tissue: tissue.T2[None], torch.ones(1), start)

@@ -96,3 +96,9 @@ def test_impossible_ranges_are_refused(ranges, log) -> None:
 def test_sobol_says_when_it_is_exhausted() -> None:
     with pytest.raises(ValueError, match="latin"):
         match.sobol(BASE, 2**30 + 1, T1=(0.1, 1.0))
+
+
+def test_records_are_no_atoms() -> None:
+    batch = mrsim.grid(mrsim.Tissue(T1=1.0, T2=0.1), T2=[0.1, 0.2])
+    with pytest.raises(TypeError, match=r"atoms must come from match\.grid"):
+        match.dictionary(lambda tissue: tissue.T2[None], batch)
