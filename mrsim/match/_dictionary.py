@@ -71,7 +71,7 @@ def dictionary(
     if not isinstance(atoms, Atoms):
         raise TypeError(
             f"match.dictionary: atoms must come from match.grid, sobol, latin or"
-            f" listed, got a {type(atoms).__name__}; match.listed takes a batch of records"
+            f" listed, got a {type(atoms).__name__}; give match.listed(records)"
         )
     if rank is not None:
         options = {"unknowns": unknowns, "weight": weight, "samples": samples}
