@@ -20,6 +20,7 @@ _STUMBLES = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 _STUMBLES += (AssertionError, NotImplementedError, OverflowError, ZeroDivisionError)
 _LIBRARIES = {"mrsim", "torch", "numpy", "scipy", "optree"} | sys.stdlib_module_names
 _RAISE = {dis.opmap["RAISE_VARARGS"], dis.opmap["RERAISE"]}
+_TRANSFORMS = re.compile(r"forward mode|functorch|vmap|torch\.func|backward")
 _LONGEST = 60
 
 
@@ -70,6 +71,8 @@ def _explanation(
 ) -> str | None:
     """Return what to say, or None where the error says enough or is no stumble."""
     known = isinstance(e, _STUMBLES) or type(e) is RuntimeError
+    if type(e) is RuntimeError and _TRANSFORMS.search(str(e)):
+        return None  # what torch says of its transforms is of no argument
     if not known or not _stumbled(e.__traceback__):
         return None
     try:

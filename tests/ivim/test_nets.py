@@ -256,8 +256,9 @@ def test_files_hold_no_code(
             return (Path.touch, (tmp_path / "touched",))
 
     torch.save({"kind": Evil()}, tmp_path / "d.pt")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match="UnpicklingError") as refused:
         ivim.load_net(tmp_path / "d.pt")
+    assert isinstance(refused.value.__cause__, pickle.UnpicklingError)
     assert not (tmp_path / "touched").exists()
 
 
