@@ -47,8 +47,8 @@ def pairs(basis: torrey.Basis, q: Tensor, u: Tensor) -> Tensor:
 def phased(basis: torrey.Basis, q: Tensor, u: Tensor) -> Tensor:
     """Return the signal of a long weak with a short strong pulse: two real channels.
 
-    Its phase tells a shape from its mirror image, and a bend from none at first order,
-    so that a straight start is no saddle (Laun et al. 2011, Phys Rev Lett 107:048102).
+    Its phase tells a shape from its mirror image (Laun et al. 2011, Phys Rev Lett
+    107:048102), weakly for a rod whose length is near √15 radii, as here.
     """
     times = torch.tensor([0, LONG, LONG + DELTA])
     vectors = torch.stack([DELTA / LONG * q * u, -q * u, 0 * u])
