@@ -135,6 +135,11 @@ def from_xarray(kind: type[R], dataset: Any, **structure: Any) -> R:
     Raises:
         TypeError: a variable is no field, or one is missing.
         ValueError: a variable says that it has another unit than the field.
+
+    >>> from mrsim import Tissue, grid, interop
+    >>> atoms = grid(Tissue(T1=1.0, T2=0.1), T2=[0.05, 0.1])
+    >>> interop.from_xarray(Tissue, interop.to_xarray(atoms, dims=["atom"])).T2
+    tensor([0.0500, 0.1000])
     """
     for name, variable in dataset.data_vars.items():
         owner = kind

@@ -4,151 +4,33 @@ A record is a pytree whose leaves are its tensors. A field that is ``None`` is p
 that is absent: it has no leaf, costs nothing and has no derivative. A field declared
 with `static` is hashable structure and takes no part in differentiation.
 
-This is the only file that touches torch's (private) pytree registry.
+Here are the edits: by field name, of every leaf, and of batches.
 """
 
-import dataclasses
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from typing import Any, TypeVar, dataclass_transform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
-import optree
 import torch
-from optree.registry import __GLOBAL_NAMESPACE as _GLOBAL
 from torch import Tensor
-from torch.utils import _pytree
 
 from mrsim._check import check_values
-from mrsim._show import show
+from mrsim._convert import as_tensor
+from mrsim._declare import (
+    complete,
+    fields as fields,
+    is_record as is_record,
+    leaf_names as leaf_names,
+    metadata as metadata,
+    neutral as neutral,
+    record as record,
+    static as static,
+    tree_flatten as tree_flatten,
+    tree_leaves as tree_leaves,
+    tree_map as tree_map,
+    tree_unflatten as tree_unflatten,
+)
 
 R = TypeVar("R")
-# Records that somebody made. Those that transforms return can hold derivatives, whose
-# units are not the fields'.
-_made: weakref.WeakSet[Any] = weakref.WeakSet()
-
-tree_flatten = _pytree.tree_flatten
-tree_leaves = _pytree.tree_leaves
-tree_map = _pytree.tree_map
-tree_unflatten = _pytree.tree_unflatten
-
-
-def static(default: Any = dataclasses.MISSING) -> Any:
-    """Declare a hashable field of a record that is structure, not a leaf."""
-    return dataclasses.field(default=default, metadata={"static": True})
-
-
-def neutral(value: float, like: str | None = None) -> Any:
-    """Declare an optional field and the value at which its physics has no effect.
-
-    Args:
-        value: the neutral value (1 for ``B1``, 0 for ``df``).
-        like: the field whose shape the neutral value takes; ``None`` for a scalar.
-
-    Returns:
-        A dataclass field whose default is ``None``.
-    """
-    return dataclasses.field(default=None, metadata={"neutral": value, "like": like})
-
-
-@dataclass_transform(kw_only_default=True, frozen_default=True)
-def record(cls: type[R]) -> type[R]:
-    """Make a class a record: frozen, keyword-only, a pytree in torch and optree.
-
-    The constructor turns Python floats and lists into tensors (of the dtype and device
-    of the record's first floating tensor or array, else of torch's default), copies
-    arrays with their dtype, and lets tensors, records, bools, ints and ``None`` pass,
-    so that a record of ints can serve as ``in_dims``. Unflattening bypasses it.
-
-    Args:
-        cls: a class whose annotated fields are tensors, records or `static`.
-
-    Returns:
-        The dataclass.
-
-    >>> import torch
-    >>> from mrsim import record
-    >>> @record
-    ... class Decay:
-    ...     R2: torch.Tensor  # () rate [1/s]
-    >>> torch.func.grad(lambda x: x.R2**2)(Decay(R2=3.0))
-    Decay(R2=6)
-    """
-    cls.__post_init__ = _convert  # pyright: ignore[reportAttributeAccessIssue]
-    cls.__repr__ = _repr
-    made: Any = dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)(
-        cls
-    )
-    leafy, fixed = leaf_names(made), _static_names(made)
-
-    def flatten(x: Any) -> tuple[list[Any], tuple[Any, ...]]:
-        held = x.__dict__
-        present = tuple([n for n in leafy if held[n] is not None])
-        return [held[n] for n in present], (present, tuple([held[n] for n in fixed]))
-
-    def unflatten(children: Iterable[Any], context: Any) -> Any:
-        present, values = context
-        x = object.__new__(made)
-        x.__dict__.update(dict.fromkeys(leafy))
-        x.__dict__.update(zip(present, children, strict=True))
-        x.__dict__.update(zip(fixed, values, strict=True))
-        return x
-
-    def flatten_with_keys(x: Any) -> tuple[list[Any], tuple[Any, ...]]:
-        children, context = flatten(x)
-        keys = map(_pytree.GetAttrKey, context[0])
-        return list(zip(keys, children, strict=True)), context
-
-    _pytree.register_pytree_node(
-        made,
-        flatten,
-        unflatten,
-        serialized_type_name=f"{made.__module__}.{made.__qualname__}",
-        flatten_with_keys_fn=flatten_with_keys,
-    )
-    optree.register_pytree_node(
-        made,
-        lambda x: (*flatten(x), flatten(x)[1][0]),
-        lambda context, children: unflatten(children, context),
-        path_entry_type=optree.GetAttrEntry,
-        namespace=_GLOBAL,
-    )
-    torch.serialization.add_safe_globals([made])
-    return made
-
-
-def fields(x: Any) -> tuple[dataclasses.Field[Any], ...]:
-    """Return the dataclass fields of a record or of its class."""
-    return _fields(x if isinstance(x, type) else type(x))
-
-
-@cache
-def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
-    return tuple(cls.__dataclass_fields__.values())  # what Dynamo follows, too
-
-
-@cache
-def leaf_names(cls: type) -> tuple[str, ...]:
-    """Return the names of a record class's fields that are no structure."""
-    return tuple(f.name for f in _fields(cls) if not f.metadata.get("static"))
-
-
-@cache
-def _static_names(cls: type) -> tuple[str, ...]:
-    return tuple(f.name for f in _fields(cls) if f.metadata.get("static"))
-
-
-@cache
-def metadata(cls: type, name: str) -> Mapping[str, Any]:
-    """Return what a record class declares of a field."""
-    return next(f.metadata for f in _fields(cls) if f.name == name)
-
-
-def is_record(x: Any) -> bool:
-    """Tell whether ``x`` is an instance of a class made by `record`."""
-    return hasattr(type(x), "__dataclass_fields__") and (
-        type(x) in _pytree.SUPPORTED_NODES
-    )
 
 
 def smooth(x: Any) -> bool:
@@ -168,54 +50,23 @@ def filled(
     return chosen
 
 
-def _repr(self: Any) -> str:
-    return show(self, units=self in _made)
-
-
-def _convert(self: Any) -> None:
-    if not torch.compiler.is_compiling():
-        _made.add(self)
-    held = self.__dict__
-    given = {name: held[name] for name in leaf_names(type(self))}
-    if not any(map(_is_bare, given.values())):
-        return
-    typed = {n: _tensor(v, torch.empty(0)) for n, v in given.items() if _has_dtype(v)}
-    first = next((v for v in typed.values() if v.is_floating_point()), torch.empty(0))
-    bare = {n: v for n, v in given.items() if isinstance(v, float | list | tuple)}
-    made = {n: _tensor(v, first) for n, v in bare.items() if n not in typed}
-    made |= {n: v.to(first.device) for n, v in typed.items() if v is not given[n]}
-    for name, value in made.items():
-        object.__setattr__(self, name, value)
-    check_values(type(self).__name__, given | made, made)
-
-
-def _is_bare(value: Any) -> bool:
-    return value is not None and not isinstance(value, Tensor)
-
-
-def _has_dtype(value: Any) -> bool:
-    """Tell tensors, arrays and lists that hold one from bare numbers."""
-    if isinstance(value, list | tuple):
-        return any(map(_has_dtype, value))
-    return hasattr(value, "__array__") and not isinstance(value, float)
-
-
-def _tensor(value: Any, like: Tensor) -> Tensor:
-    """Make a tensor of arrays, tensors and numbers (as ``like``), in lists or bare."""
-    if isinstance(value, Tensor):
-        return value
-    if not _has_dtype(value):
-        return torch.tensor(value, dtype=like.dtype, device=like.device)
-    if isinstance(value, list | tuple):
-        typed = _tensor(next(filter(_has_dtype, value)), like)
-        return torch.stack([_tensor(v, typed) for v in value])
-    array = value.__array__()
-    native = array.dtype.newbyteorder("=")
-    return torch.tensor(array.astype(native, order="C"))
-
-
 def replace(x: R, /, **changes: Any) -> R:
-    """Return a copy of the record with the named fields changed."""
+    """Return a copy of the record with the named fields changed.
+
+    Args:
+        x: a record.
+        **changes: new values of fields, made tensors as by the constructor.
+
+    Returns:
+        The new record.
+
+    Raises:
+        TypeError: the record has no such field.
+
+    >>> from mrsim import Tissue, replace
+    >>> replace(Tissue(T1=1.0, T2=0.1), T2=0.05).T2
+    tensor(0.0500)
+    """
     out = object.__new__(type(x))
     out.__dict__.update(x.__dict__)
     if not changes.keys() <= out.__dict__.keys():
@@ -225,7 +76,7 @@ def replace(x: R, /, **changes: Any) -> R:
             f" {', '.join(sorted(changes.keys() - out.__dict__.keys()))}; it has {have}"
         )
     out.__dict__.update(changes)
-    _convert(out)
+    complete(out)
     return out
 
 
@@ -306,7 +157,20 @@ def only(x: R, wanted: Iterable[str], make: Callable[[str], Any]) -> R:
 def to(
     tree: R, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> R:
-    """Move every floating tensor of a tree to a dtype and every tensor to a device."""
+    """Move every floating tensor of a tree to a dtype and every tensor to a device.
+
+    Args:
+        tree: records or other pytrees of tensors.
+        dtype: of floating tensors; ``None`` leaves them.
+        device: of all tensors; ``None`` leaves them.
+
+    Returns:
+        The same, moved.
+
+    >>> import mrsim, torch
+    >>> mrsim.to(mrsim.Tissue(T1=1.0, T2=0.1), torch.float64).T2.dtype
+    torch.float64
+    """
 
     def move(x: Any) -> Any:
         if not isinstance(x, Tensor):
@@ -317,7 +181,19 @@ def to(
 
 
 def expand(tree: R, size: int) -> R:
-    """Give every leaf a first axis of ``size``, contiguous, for ``in_dims=0``."""
+    """Give every leaf a first axis of ``size``, contiguous, for ``in_dims=0``.
+
+    Args:
+        tree: records or other pytrees of tensors.
+        size: length of the new axis.
+
+    Returns:
+        The same with leaves of shape (size, …).
+
+    >>> from mrsim import Tissue, expand
+    >>> expand(Tissue(T1=1.0, T2=0.1), 3).T2
+    tensor([0.1000, 0.1000, 0.1000])
+    """
     return tree_map(lambda x: x.expand(size, *x.shape).contiguous(), tree)
 
 
@@ -341,7 +217,7 @@ def grid(base: R, /, **axes: Any) -> R:
     """
     owner = type(base).__name__
     first = next(filter(smooth, tree_leaves(base)), torch.empty(0))
-    values = {n: _tensor(v, first).to(first) for n, v in axes.items()}
+    values = {n: as_tensor(v, first).to(first) for n, v in axes.items()}
     for name, value in values.items():
         if name not in names(base) or value.ndim != 1:
             raise ValueError(

@@ -41,6 +41,22 @@ class Model:
     kind: tuple[str, ...] = static(("a",))
 
 
+class _Foreign:
+    """An array of another library, on a device that numpy cannot read."""
+
+    def __init__(self, data: Tensor) -> None:
+        self._data = data
+
+    def __array__(self) -> Any:
+        raise TypeError("implicit conversion to a numpy array is not allowed")
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._data.__dlpack_device__()
+
+
 def model(**changes: Any) -> Model:
     full = {"flip": [1.0, 2.0], "pool": Pool(fraction=0.2)}
     return Model(**(full | changes))
@@ -138,6 +154,10 @@ class TestRecord:
         x = Tissue(T1=1.0, T2=0.1)
         with pytest.raises(FrozenInstanceError):
             x.T1 = torch.tensor(2.0)
+        with pytest.raises(FrozenInstanceError, match="T1"):
+            del x.T1
+        with pytest.raises(FrozenInstanceError, match="T3"):
+            x.T3 = 1.0
         with pytest.raises(TypeError):
             Tissue(1.0, 0.1)
         with pytest.raises(TypeError, match="T2"):
@@ -260,6 +280,23 @@ class TestConversion:
         assert x.flip is flip
         assert x.pool is pool
         assert Tissue(T1=0, T2=True).T1 == 0
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+    def test_arrays_that_only_speak_dlpack(self, dtype: torch.dtype) -> None:
+        data = torch.arange(4).to(dtype)
+        x = Model(flip=_Foreign(data))
+        data.zero_()
+        assert x.flip.dtype == dtype
+        assert x.flip.tolist() == [0, 1, 2, 3]
+        assert Model(flip=[_Foreign(data), _Foreign(data)]).flip.shape == (2, 4)
+
+    @pytest.mark.parametrize("value", ["1", {1.0}, {"a": 1.0}, object(), 1j, abs, b"1"])
+    def test_what_is_no_number_is_refused(self, value: Any) -> None:
+        kind = type(value).__name__
+        with pytest.raises(TypeError, match=f"Tissue: T1 must be .* got the {kind}"):
+            Tissue(T1=value, T2=0.1)
+        with pytest.raises(TypeError, match="T2 must be a number"):
+            mrsim.replace(Tissue(T1=1.0, T2=0.1), T2=value)
 
     def test_works_inside_transforms(self) -> None:
         def f(t: Tensor) -> Tensor:
