@@ -7,7 +7,7 @@ torch would show it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from torch._C import (
 from torch._functorch import eager_transforms
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch._functorch.vmap import lazy_load_decompositions, vmap_increment_nesting
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
@@ -53,20 +54,91 @@ def apply(family: Family, rule: Any, *inputs: Tensor) -> Any:
         return family.value(rule, *inputs)
     top = functorch.peek_interpreter_stack()
     step = None if top is None else _STEPS.get(top.key())
-    if top is None and not _watched(inputs):
-        return family.value(rule, *map(functorch.unwrap_if_dead, inputs))
+    taped = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    if top is None and not taped:
+        return _bare(family, rule, list(map(functorch.unwrap_if_dead, inputs)))
     if step is None:  # plain autograd, or a transform that torch must lead through
         return _Node.apply(family, rule, *inputs)
     interpreter = retrieve_current_functorch_interpreter()
     return step(interpreter, family, rule, list(map(functorch.unwrap_if_dead, inputs)))
 
 
-def _watched(inputs: Sequence[Tensor]) -> bool:
-    """Tell whether plain autograd follows tensors, or may in forward mode."""
-    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        return True
-    # within torch.func.jvp no dual number lies below all levels
-    return forward_ad._current_level >= 0 and not eager_transforms.JVP_NESTING
+def _bare(family: Family, rule: Any, inputs: Sequence[Tensor]) -> Any:
+    """Evaluate where no transform is active, perhaps on bare dual numbers."""
+    if forward_ad._current_level < 0 or not torch._C._is_fwd_grad_enabled():
+        return family.value(rule, *inputs)
+    values, moves = zip(*map(_undual, inputs), strict=True)
+    if all(t is None for t in moves):
+        return family.value(rule, *inputs)
+    return _duals(*_both(family, rule, values, moves))
+
+
+def jvp(
+    f: Callable[..., Any],
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    *,
+    alone: bool = False,
+) -> tuple[Any, Any]:
+    """Return `torch.func.jvp`, whose trees take longer than a small function.
+
+    Args:
+        f: a function of tensors; a tensor, or a sequence of tensors, out.
+        primals: its arguments.
+        tangents: of their shapes.
+        alone: f takes no derivative in forward mode by itself, so that bare dual
+            numbers, which are faster, will do where no transform is active.
+
+    Returns:
+        The value and its tangent: tensors, or tuples of them.
+    """
+    if torch.compiler.is_compiling() or not _STEPS:
+        return torch.func.jvp(f, tuple(primals), tuple(tangents))  # pyright: ignore
+    forward_ad._maybe_load_decompositions()  # of the rules of some operations
+    bare = alone and functorch.peek_interpreter_stack() is None
+    nesting = nullcontext() if bare else eager_transforms.jvp_increment_nesting()
+    inside = forward_ad._current_level >= 0  # of another jvp, or entered by hand
+    below = nullcontext() if inside else forward_ad.dual_level()
+    enabled = forward_ad._set_fwd_grad_enabled(mode=True)
+    with nesting as level, enabled, below:
+        pairs = zip(primals, tangents, strict=True)
+        made = f(*(_dual(_undual(x)[0] if bare else x, t) for x, t in pairs))
+        if isinstance(made, Tensor):
+            return _apart(made, level)
+        values, moves = zip(*(_apart(y, level) for y in made), strict=True)
+        return values, moves
+
+
+def _apart(dual: Tensor, level: int | None) -> tuple[Tensor, Tensor]:
+    """Take a dual number of a level (None: a bare one) apart."""
+    value, move = _undual(dual)
+    move = torch.zeros_like(value) if move is None else move
+    if level is None:
+        return value, move
+    bare = functorch._unwrap_for_grad
+    return bare(value, level), bare(move, level)
+
+
+def vmap(
+    f: Callable[..., Sequence[Tensor]], rows: Sequence[Tensor], chunk: int | None = None
+) -> Sequence[Tensor]:
+    """Return `torch.func.vmap` over first axes, without its trees if not in chunks.
+
+    Args:
+        f: a function of tensors; a sequence of tensors out.
+        rows: its arguments, all with the axis first.
+        chunk: how many rows travel at once; all by default.
+
+    Returns:
+        The results, with the axis first.
+    """
+    if torch.compiler.is_compiling() or chunk is not None or not _STEPS:
+        return torch.func.vmap(f, chunk_size=chunk)(*rows)
+    lazy_load_decompositions()
+    size = len(rows[0])
+    with vmap_increment_nesting(size, "error") as level:
+        made = f(*(functorch._add_batch_dim(x, 0, level) for x in rows))
+        return [functorch._remove_batch_dim(y, level, size, 0) for y in made]
 
 
 def no_derivative(*_: Any) -> Any:
@@ -105,10 +177,21 @@ def _pushed(
         return _wrapped(out, level)
     with _below(interpreter):
         out, moved = _both(family, rule, bare, moves)
-    if isinstance(out, Tensor):
-        return torch._VF._make_dual(out, moved, level=0)  # pyright: ignore
-    pairs = zip(out, moved, strict=True)
-    return tuple(torch._VF._make_dual(y, t, level=0) for y, t in pairs)  # pyright: ignore
+    return _duals(out, moved)
+
+
+def _duals(values: Any, moves: Any) -> Any:
+    if isinstance(values, Tensor):
+        return _dual(values, moves)
+    return tuple(_dual(y, t) for y, t in zip(values, moves, strict=True))
+
+
+def _dual(value: Tensor, move: Tensor) -> Tensor:
+    return torch._VF._make_dual(value, move, level=0)  # pyright: ignore
+
+
+def _undual(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    return torch._VF._unpack_dual(x, level=0)  # pyright: ignore
 
 
 def _both(
@@ -140,7 +223,7 @@ def _tangent(x: Tensor, level: int) -> Tensor | None:
     """Return what a tensor's tangent at a level wraps."""
     if functorch.maybe_get_level(x) != level or not torch._C._is_fwd_grad_enabled():
         return None
-    found = torch._VF._unpack_dual(x, level=0)[1]  # pyright: ignore
+    found = _undual(x)[1]
     return None if found is None else functorch._unwrap_for_grad(found, level)
 
 

@@ -123,7 +123,7 @@ def _tangent(segment: Segment, at: Sequence[int], n: int) -> Segment:
 
     def f(*inputs: Tensor) -> Any:
         primals = tuple(inputs[k].contiguous() for k in at)  # jvp refuses stride 0
-        return torch.func.jvp(filled(segment.f, inputs[:n], at), primals, inputs[n:])[1]
+        return _levels.jvp(filled(segment.f, inputs[:n], at), primals, inputs[n:])[1]
 
     made = Segment(f, n, trailing=segment.trailing, expand=True)
     return made._replace(f=segment.push, leading=True) if segment.push else made
@@ -175,6 +175,8 @@ def back(
     """Return the cotangents of a segment's inputs from those of its outputs."""
     at = _moving(inputs)
     given = [c is not None for c in cotangents]
+    if not any(given):
+        return [None] * len(inputs)
     rule = _cotangent(segment, at, len(inputs), given)
     bars = (c for c in cotangents if c is not None)
     grads = dict(zip(at, apply(rule, *inputs, *bars), strict=True))

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from mrsim import _levels
 from mrsim._check import check_floats
 from mrsim.tree import (
     filled,
@@ -90,6 +91,13 @@ def value_and_jac(
 
     Raises:
         ValueError: the mode is unknown.
+
+    >>> import mrsim, torch
+    >>> decay = lambda tissue, t: (-t / tissue.T2).exp()
+    >>> t = torch.tensor([0.0, 0.1])
+    >>> value, J = mrsim.value_and_jac(decay, "T2")(mrsim.Tissue(T1=1.0, T2=0.1), t)
+    >>> value, J.T2
+    (tensor([1.0000, 0.3679]), tensor([0.0000, 3.6788]))
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be 'forward' or 'reverse', got {mode!r}")
@@ -166,6 +174,12 @@ def jvp(f: Callable[..., Any], directions: Mapping[str, Any]) -> Callable[..., A
 
     Returns:
         A function of the same arguments: ``(value, Σ ∂f/∂field · direction)``.
+
+    >>> import mrsim, torch
+    >>> decay = lambda tissue, t: (-t / tissue.T2).exp()
+    >>> tissue, t = mrsim.Tissue(T1=1.0, T2=0.1), torch.tensor([0.0, 0.1])
+    >>> mrsim.jvp(decay, {"T2": 0.01})(tissue, t)
+    (tensor([1.0000, 0.3679]), tensor([0.0000, 0.0368]))
     """
 
     def run(*args: Any) -> tuple[Any, Any]:
@@ -187,14 +201,39 @@ def _zero_tangent(x: Any) -> Any:
 
 
 def _push(f: Callable[..., Any], leaves: Sequence[Any], moves: Sequence[Any]) -> Any:
-    """Call jvp with a tangent, zero or not, for every floating leaf."""
-    # An operand without one costs a dispatch through Python (about 100 µs an operation)
-    # and turns 0-d float32 tangents into float64, as does a Python number.
+    """Return a function's value, and its tangent along tangents of its leaves."""
+    flat, primals, at, tree = _primals(f, leaves)
+    values, pushed = _levels.jvp(flat, primals, [moves[k] for k in at])
+    return tuple(
+        tree_unflatten(list(x), tree[0]) for x in (values, map(_as, values, pushed))
+    )
+
+
+def _primals(
+    f: Callable[..., Any], leaves: Sequence[Any]
+) -> tuple[Callable[..., list[Tensor]], list[Tensor], list[int], list[Any]]:
+    """Return ``f`` of floating leaves, these, where they are, and its output's tree.
+
+    All of them get a tangent, zero or not: an operand without one costs a dispatch
+    through Python (about 100 µs an operation) and turns 0-d float32 tangents into
+    float64, as does a Python number. The tree is known once the function was called.
+    """
     at = [k for k, x in enumerate(leaves) if smooth(x)]
-    primals = tuple(_dense(leaves[k]) for k in at)
-    moving = tuple(moves[k] for k in at)
-    value, move, *_ = torch.func.jvp(filled(f, leaves, at), primals, moving)
-    return value, tree_map(_as, value, move)
+    chosen, tree = filled(f, leaves, at), []
+
+    def flat(*xs: Tensor) -> list[Tensor]:
+        out, spec = tree_flatten(chosen(*xs))
+        tree[:] = [spec]
+        other = next((y for y in out if not isinstance(y, Tensor)), None)
+        if other is not None or not out:
+            raise TypeError(
+                f"jac: the function must return tensors, got"
+                f" {type(other).__name__ if out else 'nothing'}; return what is"
+                f" differentiated alone"
+            )
+        return out
+
+    return flat, [_dense(leaves[k]) for k in at], at, tree
 
 
 def _as(like: Tensor, x: Tensor) -> Tensor:
@@ -223,19 +262,21 @@ def forward_rows(
     sizes = [leaves[k].numel() for k in where]
     first = leaves[where[0]]
     eye = torch.eye(sum(sizes), dtype=first.dtype, device=first.device)
-    still = [_zero_tangent(x) for x in leaves]
+    flat, primals, at, tree = _primals(f, leaves)
+    still = {k: torch.zeros_like(leaves[k]) for k in at if k not in where}
 
-    def push(*parts: Tensor) -> Any:
-        moves = list(still)
-        for k, part in zip(where, parts, strict=True):
-            moves[k] = part
-        return _push(f, leaves, moves)
+    def push(*parts: Tensor) -> list[Tensor]:
+        moves = still | dict(zip(where, parts, strict=True))
+        values, pushed = _levels.jvp(flat, primals, [moves[k] for k in at])
+        return [*values, *map(_as, values, pushed)]
 
     # jvp copies tangents that do not start where their memory does
     pairs = zip(where, eye.split(sizes, 1), strict=True)
     rows = [x.clone().reshape(len(eye), *leaves[k].shape) for k, x in pairs]
-    copies, columns = torch.func.vmap(push, chunk_size=chunk)(*rows)
-    return tree_map(lambda y: y[0], copies), columns
+    made = _levels.vmap(push, rows, chunk)
+    n = len(made) // 2
+    values = tree_unflatten([y[0] for y in made[:n]], tree[0])
+    return values, tree_unflatten(list(made[n:]), tree[0])
 
 
 def _forward(

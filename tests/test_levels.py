@@ -207,3 +207,67 @@ def test_levels_unknown_to_it_are_left_to_torch(
     monkeypatch.setattr(_levels, "_STEPS", {})
     f = vmap(jacfwd(jacrev(ours)), (0, None))
     torch.testing.assert_close(f(X[None], Y)[0], jacfwd(jacrev(torchs))(X, Y))
+
+
+# ------------------------------------------------------------ transforms without trees
+
+
+def _two(x: Tensor, y: Tensor) -> list[Tensor]:
+    return [ours(x, y).sin(), (x + y).exp()]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_forward_mode_is_that_of_torch(alone: bool) -> None:
+    moves = torch.ones(3), torch.tensor([0.2, 0.0, -1.0])
+    made = _levels.jvp(_two, (X, Y), moves, alone=alone)
+    wanted = jvp(lambda x, y: tuple(_two(x, y)), (X, Y), moves)
+    torch.testing.assert_close(made, wanted, rtol=1e-14, atol=0)
+    one = _levels.jvp(ours, (X, Y), moves, alone=alone)
+    torch.testing.assert_close(one, jvp(ours, (X, Y), moves), rtol=1e-14, atol=0)
+    assert forward_ad._current_level < 0
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("outer", [jacfwd, jacrev, lambda f: vmap(f), hessian])
+def test_forward_mode_under_transforms(outer: Any, alone: bool) -> None:
+    def by(way: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+        def f(x: Tensor) -> Tensor:
+            moved = way(ours, (x, x * x), (torch.ones_like(x), x))[1]
+            return moved * x
+
+        return f
+
+    def ways(f: Any, primals: Any, moves: Any) -> Any:
+        return _levels.jvp(f, primals, moves, alone=alone)
+
+    torch.testing.assert_close(
+        outer(by(ways))(X), outer(by(jvp))(X), rtol=1e-13, atol=0
+    )
+
+
+def test_an_error_inside_leaves_no_level() -> None:
+    def bad(x: Tensor) -> Any:
+        raise ValueError(str(x.shape))
+
+    for alone in (False, True):
+        with pytest.raises(ValueError, match="3"):
+            _levels.jvp(bad, (X,), (Y,), alone=alone)
+    with pytest.raises(ValueError, match="Size"):
+        _levels.vmap(bad, [X])
+    assert forward_ad._current_level < 0
+    assert torch.func.grad(lambda x: x.sum())(X).equal(torch.ones(3))
+
+
+def test_maps_over_rows() -> None:
+    rows = [torch.stack([X, Y, X + Y]), torch.stack([Y, Y, X])]
+
+    def f(x: Tensor, y: Tensor) -> list[Tensor]:
+        return [ours(x, y), X * 2]
+
+    wanted = vmap(lambda x, y: tuple(f(x, y)))(*rows)
+    for made in (_levels.vmap(f, rows), _levels.vmap(f, rows, 2)):
+        torch.testing.assert_close(tuple(made), wanted, rtol=1e-14, atol=0)
+    slopes = jacfwd(lambda r: _levels.vmap(f, [r, rows[1]])[0])(rows[0])
+    torch.testing.assert_close(
+        slopes, jacfwd(lambda r: vmap(ours)(r, rows[1]))(rows[0]), rtol=1e-14, atol=0
+    )

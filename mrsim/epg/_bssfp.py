@@ -71,6 +71,11 @@ def bssfp_program(seq: BSSFP) -> Program:
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match.
+
+    >>> from mrsim import Tissue, epg
+    >>> train = epg.BSSFP(flip=[0.6] * 3, TR=0.005)
+    >>> epg.run(Tissue(T1=1.0, T2=0.1), epg.bssfp_program(train)).imag
+    tensor([-0.5507, -0.0226, -0.5248])
     """
     each = dict.fromkeys(("TR", "TE"), "pulse?")
     shapes = {"flip": "pulse", "phase": "pulse", **each, "profile": "position"}

@@ -11,14 +11,8 @@ from mrsim.epg._checks import check_fits, check_sequence, check_whole
 from mrsim.epg.blocks import rows
 from mrsim.epg.inputs import checked
 from mrsim.epg.lineshape import absorption
-from mrsim.epg.pools import (
-    Pools,
-    exponential,
-    longitudinal,
-    shares,
-    stacked,
-    transverse,
-)
+from mrsim.epg.matrices import exponential
+from mrsim.epg.pools import Pools, longitudinal, shares, transverse
 from mrsim.epg.program import Event
 from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record, static
@@ -162,4 +156,4 @@ def _played(
             add(d, b, W * ratio)
             add(d, d, -W * ratio.square())
     add(size - 1, size - 1, none)
-    return stacked(exponential(tuple(map(tuple, L)), time))
+    return exponential(tuple(map(tuple, L)), time)

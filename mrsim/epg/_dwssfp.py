@@ -68,6 +68,14 @@ def dwssfp_program(seq: DWSSFP) -> Program:
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match, or times do not fit.
+
+    >>> from mrsim import epg
+    >>> seq = epg.DWSSFP(
+    ...     flip=0.6, TR=0.04, TE=0.03, delta=0.008, moment=60.0, states=30
+    ... )
+    >>> program = epg.dwssfp_program(seq)
+    >>> program.duration.sum(), program.moment
+    (tensor(0.0400), tensor([60.]))
     """
     check_sequence("epg.dwssfp", seq)
     around, rest = (seq.TE - seq.delta) / 2, seq.TR - seq.TE

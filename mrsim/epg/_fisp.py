@@ -70,6 +70,11 @@ def fisp_program(seq: FISP) -> Program:
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match.
+
+    >>> from mrsim import Tissue, epg
+    >>> seq = epg.FISP(flip=[0.2] * 3, TR=0.012, TI=0.02)
+    >>> epg.run(Tissue(T1=1.0, T2=0.1), epg.fisp_program(seq)).imag
+    tensor([0.1908, 0.1824, 0.1728])
     """
     each = dict.fromkeys(("TR", "TE"), "pulse?")
     shapes = {"flip": "pulse", "phase": "pulse", **each, "profile": "position"}

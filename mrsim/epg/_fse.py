@@ -75,6 +75,12 @@ def fse_program(seq: FSE) -> Program:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match, repeats have no TR, or the train is
             longer than TR.
+
+    >>> from mrsim import Tissue, bloch, epg
+    >>> program = epg.fse_program(epg.FSE(flip=[2.0] * 3, esp=0.01))
+    >>> tissue = Tissue(T1=1.0, T2=0.1)
+    >>> epg.run(tissue, program).real, bloch.run(tissue, program).real
+    (tensor([0.6407, 0.7808, 0.6297]), tensor([0.6407, 0.7808, 0.6297]))
     """
     check_sequence("epg.fse", seq, flip="echo", phase="echo")
     made = fse_readout(seq.flip, seq.esp, phase=seq.phase, excitation=seq.excitation)

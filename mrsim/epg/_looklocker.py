@@ -71,6 +71,11 @@ def look_locker_program(seq: LookLocker) -> Program:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match, pulses is no such number, the train
             is longer than the cycle, or there is no cycle to repeat.
+
+    >>> from mrsim import Tissue, epg
+    >>> seq = epg.LookLocker(flip=0.14, TR=0.3, TI=0.02, pulses=4)
+    >>> epg.run(Tissue(T1=1.0, T2=0.1), epg.look_locker_program(seq)).imag
+    tensor([ 0.1340,  0.0621,  0.0094, -0.0293])
     """
     where = "epg.look_locker"
     check_sequence(where, seq)

@@ -74,6 +74,11 @@ def memprage_program(seq: MEMPRAGE) -> Program:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match, centre or repeats is no such
             number, times do not fit, or there is no cycle to repeat.
+
+    >>> from mrsim import epg
+    >>> seq = epg.MEMPRAGE(flip=[0.16] * 3, TR=0.008, TE=[0.002, 0.004], TI=0.9)
+    >>> sum(event.read for event in epg.memprage_program(seq).layout)
+    6
     """
     where = "epg.memprage"
     shots = check_sequence(where, seq, flip="shot", TE="echo")["shot"]

@@ -63,6 +63,11 @@ def mgre_program(seq: MGRE) -> Program:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match, or echoes are out of order or
             beyond TR.
+
+    >>> from mrsim import epg
+    >>> seq = epg.MGRE(flip=0.3, TR=0.02, TE=[0.002, 0.005, 0.008])
+    >>> epg.mgre_program(seq).duration.sum()  # TR
+    tensor(0.0200)
     """
     check_sequence("epg.mgre", seq, TE="echo")
     check_fits("epg.mgre", "echo times must increase", seq.TE.diff())

@@ -78,6 +78,12 @@ def mp2rage_program(seq: MP2RAGE) -> Program:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match, shots are no such numbers, or the
             trains do not fit.
+
+    >>> from mrsim import epg
+    >>> seq = epg.MP2RAGE(
+    ...     flip=[0.07, 0.09], TR=0.007, TI=[0.8, 2.7], cycle=6.0, shots=(80, 80))
+    >>> epg.mp2rage_program(seq).duration.sum().round()
+    tensor(6.)
     """
     where = "epg.mp2rage"
     check_sequence(where, seq, flip="volume", TI="volume")

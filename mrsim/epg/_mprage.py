@@ -70,6 +70,11 @@ def mprage_program(seq: MPRAGE) -> Program:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match, centre or repeats is no such
             number, times do not fit, or there is no cycle to repeat.
+
+    >>> from mrsim import Tissue, epg
+    >>> seq = epg.MPRAGE(flip=[0.16] * 3, TR=0.008, TI=0.9, centre=1)
+    >>> epg.run(Tissue(T1=1.0, T2=0.1), epg.mprage_program(seq)).imag
+    tensor([-0.0287, -0.0294, -0.0301])
     """
     where = "epg.mprage"
     shots = check_sequence(where, seq, flip="shot")["shot"]

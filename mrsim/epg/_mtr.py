@@ -78,6 +78,11 @@ def mtr_program(seq: MTR, *, on: bool = True) -> Program:
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match, or times do not fit.
+
+    >>> from mrsim import epg
+    >>> seq = epg.MTR(flip=0.17, TR=0.03, power=2e4, offset=1500.0)
+    >>> epg.mtr_program(seq).power, epg.mtr_program(seq, on=False).power
+    (tensor([20000.,     0.,     0.]), None)
     """
     check_sequence("epg.mtr", seq)
     pulse = {"saturation": "", "power": "", "offset": ""}

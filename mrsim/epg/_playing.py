@@ -36,7 +36,9 @@ def repeated(
             tissue = _starred(tissue)
         return run(tissue, program, steady(tissue, program))
     check_whole(where, "repeats", repeats)
-    return run(tissue, concat(*(silent(program),) * (repeats - 1), program))
+    if repeats > 1:
+        program = concat(*(silent(program),) * (repeats - 1), program)
+    return run(tissue, program)
 
 
 @lru_cache

@@ -6,10 +6,10 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from mrsim.epg.blocks import tensor
 from mrsim.epg.program import Event, Layout, Program
+from mrsim.epg.rows import scaled
 
 
 def gre_readout(
@@ -126,7 +126,7 @@ def fse_readout(
     echoes = flip.shape[0]
     return Program(
         flip=_spaced(right, flip),
-        duration=_half(esp).expand(2 * echoes),
+        duration=scaled(esp, 0.5).expand(2 * echoes),
         phase=None if phase is None else _spaced(torch.zeros_like(right), phase),
         layout=_fse(echoes, spoil),
         clock=(0,) * (2 * echoes),
@@ -137,13 +137,6 @@ def _spaced(first: Tensor, values: Tensor) -> Tensor:
     """Put a value before others, and zero between them."""
     between = torch.constant_pad_nd(first[None], (0, values.shape[0] - 1))
     return torch.stack([between, values], 1).flatten()
-
-
-def _half(x: Tensor) -> Tensor:
-    # a number meets dual numbers as a tensor without tangent, which takes long
-    if forward_ad._current_level < 0:
-        return x / 2
-    return torch.ops.aten.mul.Scalar(x, 0.5)
 
 
 @lru_cache

@@ -71,6 +71,11 @@ def shuffling_program(seq: Shuffling) -> Program:
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match, or a TR is shorter than the train.
+
+    >>> from mrsim import epg
+    >>> seq = epg.Shuffling(flip=[3.0] * 2, esp=0.01, TR=[0.5, 2.0])
+    >>> epg.shuffling_program(seq).duration.sum()  # both TRs
+    tensor(2.5000)
     """
     check_sequence("epg.shuffling", seq, flip="echo", phase="echo", TR="train")
     pulses = {"phase": seq.phase, "excitation": seq.excitation}

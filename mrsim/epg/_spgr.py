@@ -112,6 +112,11 @@ def spgr_program(seq: SPGR) -> Program:
         TypeError: a field is no floating tensor, dtypes differ, or the increment is not
             a whole number.
         ValueError: shapes or devices do not match, or pulses is no positive number.
+
+    >>> from mrsim import Tissue, epg
+    >>> program = epg.spgr_program(epg.SPGR(flip=0.35, TR=0.01, pulses=3))
+    >>> epg.run(Tissue(T1=1.0, T2=0.08), program).abs()
+    tensor([0.3429, 0.3223, 0.3067])
     """
     where = "epg.spgr_spoiled"
     check_sequence(where, seq)

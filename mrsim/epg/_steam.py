@@ -66,6 +66,11 @@ def steam_program(seq: STEAM) -> Program:
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match.
+
+    >>> from mrsim import Tissue, epg
+    >>> program = epg.steam_program(epg.STEAM(TE=0.02, TM=0.2))
+    >>> epg.run(Tissue(T1=1.0, T2=0.1), program).real
+    tensor([0.3352])
     """
     pulses = check_sequence("epg.steam", seq, flip="pulse").get("pulse", 3)
     if pulses != 3:

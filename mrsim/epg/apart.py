@@ -13,16 +13,10 @@ import torch
 from torch import Tensor
 
 from mrsim.epg.labels import Axes
+from mrsim.epg.matrices import Matrix, exponential, stacked
 from mrsim.epg.motion import units
 from mrsim.epg.plan import Plan
-from mrsim.epg.pools import (
-    Matrix,
-    Pools,
-    exponential,
-    longitudinal,
-    stacked,
-    transverse,
-)
+from mrsim.epg.pools import Pools, longitudinal, transverse
 
 _GAUSS = 3**0.5 / 6
 
@@ -147,7 +141,7 @@ def _generator(
             entries[p][p] = entries[p][p] - x["exchange.D"][q] * _square(wave)
         if "exchange.v" in x:
             entries[p][p] = entries[p][p] - 1j * x["exchange.v"][q] * wave[0]
-    return stacked(tuple(map(tuple, entries)))
+    return stacked(entries)
 
 
 def _square(wave: list[Tensor]) -> Tensor:
@@ -164,7 +158,7 @@ def _magnus(A: list[Tensor], time: Tensor) -> Tensor:
         swapped = _times(A[0], A[1]) - _times(A[1], A[0])
         omega = (A[0] + A[1]) / 2 * time - _GAUSS / 2 * time * time * swapped
     entries = tuple(tuple(row.unbind(0)) for row in omega.unbind(0))
-    return stacked(exponential(entries, torch.ones_like(omega[0, 0].real)))
+    return exponential(entries, torch.ones_like(omega[0, 0].real))
 
 
 def _times(A: Tensor, B: Tensor) -> Tensor:

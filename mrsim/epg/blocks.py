@@ -167,6 +167,12 @@ def wait(duration: Tensor | float, shift: int = 0, *, spoil: bool = False) -> Pr
 
     Returns:
         A program of one row.
+
+    >>> from mrsim import Tissue, epg
+    >>> shot = epg.gre_readout([0.2], TR=0.01)
+    >>> train = epg.concat(epg.inversion(0.1), epg.wait(0.5), shot)
+    >>> epg.run(Tissue(T1=1.0, T2=0.1), train).imag
+    tensor([0.0194])
     """
     layout = (Event(shift=shift, spoil=spoil),)
     return rows(layout, flip=[0.0], duration=[duration])
@@ -204,7 +210,20 @@ def tensor(x: Tensor | float, like: Tensor) -> Tensor:
 
 
 def silent(program: Program) -> Program:
-    """Return a program without its readings."""
+    """Return a program without its readings.
+
+    Args:
+        program: any program.
+
+    Returns:
+        The same pulses, waits and gradients, none of them read.
+
+    >>> from mrsim import Tissue, epg
+    >>> shot = epg.gre_readout([0.2] * 2, TR=0.01)
+    >>> played = epg.concat(epg.silent(shot), shot)  # the first two are dummies
+    >>> epg.run(Tissue(T1=1.0, T2=0.1), played).shape
+    torch.Size([2])
+    """
     return replace(program, layout=_silent(program.layout))
 
 

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mrsim import _native, _remat
+from mrsim import _remat
 from mrsim.epg.inputs import checked
 from mrsim.epg.kernels.call import Physics
 from mrsim.epg.kernels.choice import (
     EngineInfo,
+    described,
     followed,
     missing,
     obstacle,
@@ -54,6 +55,15 @@ def run(tissue: Tissue, program: Program, init: State | None = None) -> Tensor:
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match.
+
+    >>> from mrsim import Tissue, epg
+    >>> layout = (
+    ...     epg.Event(pulse=True, shift=1),
+    ...     epg.Event(pulse=True, quadrant=1, shift=1, read=True),
+    ... )
+    >>> echo = epg.Program(flip=[1.5708, 3.1416], duration=[0.005] * 2, layout=layout)
+    >>> epg.run(Tissue(T1=1.0, T2=0.1), echo).abs()
+    tensor([0.9048])
     """
     return _simulate(tissue, program, init, final=False)[0]
 
@@ -76,6 +86,13 @@ def evolve(
     Raises:
         TypeError: a field is no floating tensor, or dtypes differ.
         ValueError: shapes or devices do not match.
+
+    >>> from mrsim import Tissue, epg
+    >>> tissue = Tissue(T1=1.0, T2=0.1)
+    >>> shot = epg.gre_readout([0.2], TR=0.01)
+    >>> signal, state = epg.evolve(tissue, shot)
+    >>> signal.imag, epg.evolve(tissue, shot, state)[0].imag  # the second goes on
+    (tensor([-0.1987]), tensor([-0.1947]))
     """
     signal, parts = _simulate(tissue, program, init, final=True)
     p, q, z = (torch.complex(x[0], x[1]) for x in parts)
@@ -107,15 +124,16 @@ def engine_info(
     """
     if (tissue is None) != (program is None):
         raise ValueError("epg.engine_info: give a tissue and a program, or neither")
+    device = torch.device("cpu")
     if tissue is None or program is None:
         why = "the torch path was asked for" if wanted() == "torch" else ""
         why = why or missing(Physics(double=False, parts=1))
     else:
         asked = _ask(tissue, program, None, final=False)
-        why = obstacle(asked.plan, asked.pools, asked.fields)
+        why, device = obstacle(asked.plan, asked.pools, asked.fields), tissue.T1.device
     if why:
         return EngineInfo("torch", why)
-    return EngineInfo("fused", f"compiled for this CPU, kept in {_native.cache()}")
+    return EngineInfo("fused", described(device))
 
 
 class _Asked(NamedTuple):

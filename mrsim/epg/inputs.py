@@ -229,14 +229,15 @@ def _check_shares(where: str, tissue: Tissue, pools: Pools) -> None:
         return
     if not all(concrete(r.f) and concrete(r.k) for r in given.values()):
         return
-    total = sum(float(r.f.detach().sum()) for r in given.values())
+    f = {n: r.f.detach().reshape(-1).tolist() for n, r in given.items()}
+    total = sum(map(sum, f.values()))
     if total >= 1:
         raise ValueError(
             f"{where}: the shares f of the pools add up to {total:g}, which leaves"
             f" nothing for the tissue's own; they must stay below 1"
         )
     for (name, r), directional in zip(records.items(), pools.directional, strict=True):
-        if r is not None and directional and (r.f == 0).any() and (r.k > 0).any():
+        if r is not None and directional and 0 in f[name] and (r.k > 0).any():
             raise ValueError(
                 f"{where}: {name} has a pool of share f = 0 and a rate k > 0, which"
                 f" nothing can balance; leave the pool out, or set directional=False"

@@ -4,13 +4,12 @@ import torch
 from torch import Tensor
 
 from mrsim.epg.inputs import checked
+from mrsim.epg.matrices import exponentials
 from mrsim.epg.operators import precess, split
 from mrsim.epg.pools import (
     Pools,
     equilibrium as at_rest,
-    exponential,
     longitudinal,
-    stacked,
     transverse,
 )
 from mrsim.epg.program import Event, Program
@@ -68,8 +67,8 @@ def exchange(state: State, tissue: Tissue, time: Tensor) -> State:
     x, pools = _pools(tissue)
     M, _ = _at_rest(tissue)
     F, Z = (y if state.F.ndim > 1 else y[None] for y in (state.F, state.Z))
-    UT = stacked(exponential(transverse(pools, x), time[None]))[:, :, 0]
-    UZ = stacked(exponential(longitudinal(pools, x), time[None]))[:, :, 0]
+    pairs = (transverse(pools, x), time[None]), (longitudinal(pools, x), time[None])
+    UT, UZ = (U[:, :, 0] for U in exponentials(*pairs))
     kept = torch.cat([Z[:, :1] - (M if M.ndim else M[None])[:, None], Z[:, 1:]], 1)
     moved = UZ.to(Z.dtype) @ kept
     still = torch.cat([moved[:, :1] + M.reshape(-1, 1), moved[:, 1:]], 1)

@@ -98,7 +98,7 @@ def _turns(plan: Plan, x: Mapping[str, Tensor]) -> dict[int, Tensor]:
 def units(axes: Axes, x: Mapping[str, Tensor]) -> list[dict[int, Tensor]]:
     """Return, for each axis of orders, the components of one unit's wave vector."""
     moment = x["moment"]
-    vector = moment.ndim == x["flip"].ndim + 1
+    vector = moment.ndim == x["duration"].ndim + 1
     parts = list(moment.unbind(1)) if vector else [moment]
     if axes.space == 1:
         return [dict(enumerate(parts))]

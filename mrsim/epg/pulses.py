@@ -70,6 +70,10 @@ def nominal_flip(pulse: Pulse) -> Tensor:
 
     Returns:
         () [rad].
+
+    >>> from mrsim import epg
+    >>> epg.nominal_flip(epg.sinc_pulse(flip=1.5, duration=2e-3, thickness=5.0))
+    tensor(1.5000)
     """
     x = GAMMA * pulse.B1
     if pulse.phase is None:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from mrsim.epg.apart import at_reading
+from mrsim.epg.matrices import exponential
 from mrsim.epg.motion import Motion, at_readings, weighted
 from mrsim.epg.plan import OTHER, Knot, Plan, Reading
-from mrsim.epg.pools import Pools, exponential, stacked, transverse
+from mrsim.epg.pools import Pools, transverse
 from mrsim.epg.rows import angle_of, column, index, left_of, phase_of, totals
 
 
@@ -60,7 +61,7 @@ def gathered(
     """Return what a unit of F in each pool adds to the signal after a time."""
     if pools.count == 1:
         return torch.exp(-time / x["T2"])[:, None], None
-    U = stacked(exponential(transverse(pools, x), time)).sum(0).movedim(1, 0)
+    U = exponential(transverse(pools, x), time).sum(0).movedim(1, 0)
     return (U.real, U.imag) if U.is_complex() else (U, None)
 
 

@@ -1,14 +1,18 @@
 """Sums and choices of a program's rows."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mrsim.epg.motion import weighted
 from mrsim.epg.plan import Knot
 
 _QUARTER, _FULL = torch.pi / 2, 2 * torch.pi
+_FEW = 8  # rows that are summed faster one by one
 
 
 def left_of(waits: Sequence[Sequence[int]], x: Mapping[str, Tensor]) -> Tensor | None:
@@ -32,7 +36,19 @@ def chosen(values: Tensor, rows: Sequence[int]) -> Tensor:
 
 def totals(groups: Sequence[Sequence[int]], values: Tensor) -> Tensor:
     """Sum rows of ``values`` by group."""
-    return weighted([[(r, 1.0) for r in group] for group in groups], values)
+    if not 0 < sum(map(len, groups)) <= _FEW:
+        return weighted([[(r, 1.0) for r in group] for group in groups], values)
+    none = () if all(groups) else (torch.zeros_like(values[0]),)
+    each = [[values[r] for r in group] or none for group in groups]
+    return torch.stack([reduce(add, some) for some in each])
+
+
+def scaled(x: Tensor, number: float) -> Tensor:
+    """Return a tensor times a number."""
+    # a number meets dual numbers as a tensor without tangent, which takes long
+    if forward_ad._current_level < 0:
+        return x * number
+    return torch.ops.aten.mul.Scalar(x, number)
 
 
 def index(rows: Sequence[int], like: Tensor) -> Tensor:

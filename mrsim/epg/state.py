@@ -29,6 +29,12 @@ def equilibrium(M0: Tensor, free: int | None = None) -> State:
 
     Returns:
         A state of order 0.
+
+    >>> import torch
+    >>> from mrsim import epg
+    >>> rest = epg.equilibrium(torch.tensor(1.0))
+    >>> rest.Z.real, rest.F.abs()
+    (tensor([1.]), tensor([0.]))
     """
     Z = torch.complex(M0, torch.zeros_like(M0))[..., None]
     return State(F=torch.zeros_like(Z if M0.ndim == 0 else Z[:free]), Z=Z)

@@ -13,16 +13,10 @@ from torch import Tensor
 
 from mrsim.epg.apart import carriers
 from mrsim.epg.lineshape import absorption
+from mrsim.epg.matrices import exponentials
 from mrsim.epg.motion import coefficients, motion
 from mrsim.epg.plan import Knot, Plan
-from mrsim.epg.pools import (
-    Pools,
-    equilibrium,
-    exponential,
-    longitudinal,
-    stacked,
-    transverse,
-)
+from mrsim.epg.pools import Pools, equilibrium, generators, shares
 from mrsim.epg.readings import make_readings
 from mrsim.epg.rows import angle_of, chosen, column, index, left_of, phase_of, totals
 
@@ -161,11 +155,12 @@ def _pooled(
     angle: Tensor | None,
 ) -> dict[str, Tensor]:
     """Return the matrices that carry pools over each interval."""
-    UT = stacked(exponential(transverse(pools, x), time)).movedim(2, 0)
-    UZ = stacked(exponential(longitudinal(pools, x), time)).movedim(2, 0)
+    f = shares(pools, x)
+    made = exponentials(*((L, time) for L in generators(pools, x, f)))
+    UT, UZ = (U.movedim(2, 0) for U in made)
     if left is not None:
         UT, UZ = UT * left[:, None, None], UZ * left[:, None, None]
-    rest = equilibrium(pools, x)
+    rest = equilibrium(pools, x, f)
     UT, UZ = UT[kinds], UZ[kinds]
     grown = 2 * ((UZ * rest).sum(2) - rest)
     found = {"relax": UZ, "grown": grown}
