@@ -1,5 +1,6 @@
 """Kernels are compiled once, and whatever goes wrong ends in a working result."""
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -7,6 +8,9 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +21,8 @@ from mrsim import _native, epg
 from mrsim.epg.kernels import call
 from mrsim.units import ms
 
-compiles = pytest.mark.skipif(
-    not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler"
-)
+_GCC = shutil.which("g++") or shutil.which("clang++")
+compiles = pytest.mark.skipif(not _GCC, reason="no C++ compiler")
 SOURCE = {"one.cpp": 'extern "C" int one() { return NUMBER; }'}
 
 
@@ -81,11 +84,21 @@ def test_a_damaged_library_is_built_again(damage: str) -> None:
 
 
 @compiles
-def test_a_killed_build_leaves_nothing_that_is_taken_for_a_library() -> None:
-    _native.cache().mkdir()
-    left = _native.cache() / "build-killed"
-    left.mkdir()
-    (left / "half.so").write_bytes(b"\x7fELF")
+def test_a_killed_build_leaves_nothing_that_is_taken_for_a_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, again = tmp_path / "begun", tmp_path / "again"
+    half = f"for out; do :; done; echo half > $out; echo > {begun}; exec sleep 20"
+    text = f'[ $1 = --version ] || [ -e {again} ] || {{ {half}; }}; exec {_GCC} "$@"'
+    monkeypatch.setenv("CXX", _compiler(tmp_path, text))
+    build = subprocess.Popen([sys.executable, "-c", _BUILD])
+    while not begun.exists():
+        assert build.poll() is None
+        time.sleep(0.01)
+    build.kill()
+    build.wait()
+    assert list(_native.cache().iterdir())
+    again.touch()
     assert _one() == 7
     assert len(_kept()) == 1
 
@@ -96,32 +109,53 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     assert _one() == 7
 
 
-@compiles
-@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="as root")
-def test_a_read_only_cache_is_done_without() -> None:
-    _native.cache().mkdir()
-    _native.cache().chmod(stat.S_IREAD | stat.S_IEXEC)
+@contextlib.contextmanager
+def _powerless() -> Iterator[None]:
+    """Be nobody where one is root, who may write anywhere."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
     try:
-        assert _one() == 7
-        assert not _kept()
+        yield
     finally:
-        _native.cache().chmod(stat.S_IRWXU)
+        if root:
+            os.seteuid(0)
 
 
 @compiles
-def test_a_full_or_read_only_disk_is_done_without(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.skipif(sys.platform == "win32", reason="no such rights")
+def test_a_read_only_cache_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        monkeypatch.setenv("MRSIM_CACHE", folder)
+        with _powerless():
+            assert not os.access(folder, os.W_OK, effective_ids=True)
+            assert _one() == 7
+        assert not list(Path(folder).iterdir())
+        Path(folder).chmod(0o755)
+
+
+@compiles
+@pytest.mark.parametrize("part", ["write_text", "write_bytes", "compiler"])
+def test_a_full_disk_is_done_without(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = _native._build
+    if part == "compiler":
+        full = "echo No space left on device >&2; exit 1"
+        text = f'case "$*" in *{_native.cache()}/*) {full};; esac; exec {_GCC} "$@"'
+        monkeypatch.setenv("CXX", _compiler(tmp_path, text))
+    else:
+        write = getattr(Path, part)
 
-    def full(*args: object) -> None:
-        if Path(str(args[-1])).parent == _native.cache():
+        def half(path: Path, data: str | bytes, **more: str) -> int:
+            if not path.is_relative_to(_native.cache()):
+                return write(path, data, **more)
+            write(path, data[: len(data) // 2], **more)
             raise OSError(28, "No space left on device")
-        build(*args)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(_native, "_build", full)
+        monkeypatch.setattr(Path, part, half)
     assert _one() == 7
-    assert not _kept()
+    assert not list(_native.cache().iterdir())
 
 
 def _compiler(folder: Path, text: str) -> str:
@@ -142,6 +176,7 @@ _JUNK = "[ $1 = --version ] || { while [ $# -gt 1 ]; do shift; done; echo junk >
         ("echo bad >&2; exit 1", "bad"),
         ("exit 0", "cxx"),
         (_JUNK, "cxx"),
+        ("[ $1 = --version ] || sleep 60", "timed out"),
     ],
 )
 def test_without_a_working_compiler_the_torch_path_runs(
@@ -150,22 +185,46 @@ def test_without_a_working_compiler_the_torch_path_runs(
     missing = str(tmp_path / "nothing")
     compiler = missing if text is None else _compiler(tmp_path, text)
     monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setattr(_native, "_LONGEST", 1)
+    start = time.monotonic()
     info = epg.engine_info()
     assert info.path == "torch"
     assert why in info.why
     assert torch.equal(_signal(), _expected())
     with epg.use_engine("fused"), pytest.raises(RuntimeError, match="asked for"):
         _signal()
+    assert time.monotonic() - start < 50  # what hangs is not waited for
 
 
-_BUILD = f"""
-import importlib.util
+_NATIVE = f"""
+import importlib.util, os, sys, threading, time
 spec = importlib.util.spec_from_file_location("native", {_native.__file__!r})
 native = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(native)
-made = native.library({SOURCE!r}, "one.cpp", "-DNUMBER=7")
-print(made if isinstance(made, str) else made.one())
+def one(number):
+    made = native.library({SOURCE!r}, "one.cpp", f"-DNUMBER={{number}}")
+    return made if isinstance(made, str) else made.one()
 """
+_BUILD = _NATIVE + "print(one(7))"
+# a thread is in the middle of a build; the child ends with all its exit handlers
+_FORK = (
+    _NATIVE
+    + """
+print(one(1))
+def hold():
+    with native._lock:
+        held.set()
+        time.sleep(5)
+held = threading.Event()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+child = os.fork()
+print(one(3 if child else 2), flush=True)
+if not child:
+    sys.exit()
+print(os.waitpid(child, 0)[1], one(4))
+"""
+)
 
 
 @compiles
@@ -197,6 +256,18 @@ def test_a_forked_process_runs_and_leaves_the_parent_alone() -> None:
     child.join()
     assert child.exitcode == 0
     assert torch.equal(_signal(), wanted)
+
+
+@compiles
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_a_forked_process_waits_for_no_thread_and_removes_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "cache").write_text("so that libraries lie in a directory of their own")
+    command = [sys.executable, "-W", "ignore", "-c", _FORK]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    first, *middle, last = told.stdout.split("\n")[:-1]
+    assert (first, sorted(middle), last) == ("1", ["2", "3"], "0 4"), told.stderr
 
 
 @compiles

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from peers import PEERS, SERIAL, TI, Task, contenders, in_processes
-from studies import draw_figure4, draw_growth, exchanging, growth_of, spins, train
+from studies import ROW, exchanging, growth_of, in_a_row, pictures, spins, train
 from timing import interleaved, keep, options, peak_bytes, report, rounded, short, table
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
@@ -34,7 +34,8 @@ from mrsim.units import deg, ms
 SIZES = [round(10 ** (k / 4)) for k in range(21)]  # 1 … 100,000
 POOL = 0.5, 0.02, 0.2, 10.0  # T1, T2, f, k of a second pool
 LONGEST = 1.0  # s a call: slower peers stay out of larger batches
-ATOMS, PULSES, STATES = 10_000, 1000, 32
+ATOMS, PULSES = 10_000, 1000
+STATES = 10, 20, 32  # 10 are what blochsim ships with
 fse = vmap(epg.fse, in_dims=(0, None))
 jacobian = vmap(mrsim.jac(epg.fse, "T1", "T2", "B1"), in_dims=(0, None))
 
@@ -230,22 +231,26 @@ def fisp(given: argparse.Namespace) -> dict[str, Any]:
     flip = 0.2 + 0.8 * torch.sin(torch.linspace(0, 20, PULSES)) ** 2
     seq = epg.FISP(flip=flip, TR=12 * ms, TI=TI)
     play = vmap(epg.fisp, in_dims=(0, None))
-    equal = replace(seq, states=STATES)
     found: dict[str, Any] = {}
-    said: dict[str, Any] = {}
-    for count, names in ((300, ("mrpro",)), (ATOMS, ("blochsim",))):
-        tissue = spins(min(count, given.most))
-        parts = tissue.T1, tissue.T2, tissue.B1
-        runs, new = contenders(Task("fisp", flip, 0.012, *parts, STATES), names)
-        said |= new
-        if count == ATOMS:
-            runs["mrsim"] = partial(play, tissue, equal)
-            runs["mrsim, exact"] = partial(play, tissue, seq)
-        times = timed(given, runs)
-        found |= {n: len(tissue.T1) / t for n, t in times.items()}
-    if "blochsim" in found:
-        found["mrsim over blochsim"] = found["mrsim"] / found["blochsim"]
-    return {f"atoms/s, {STATES} states": found, "peers": said}
+    for states in STATES:
+        equal = replace(seq, states=states)
+        rates: dict[str, float] = {}
+        for count, names in ((300, ("mrpro",)), (ATOMS, ("blochsim",))):
+            tissue = spins(min(count, given.most))
+            parts = tissue.T1, tissue.T2, tissue.B1
+            runs, said = contenders(Task("fisp", flip, 0.012, *parts, states), names)
+            peers = found.setdefault(f"peers, {states} states", {})
+            peers |= said
+            if count == ATOMS:
+                runs["mrsim"] = partial(play, tissue, equal)
+                runs["mrsim, exact"] = partial(play, tissue, seq)
+            runs = {n: partial(in_a_row, run) for n, run in runs.items()}
+            times = timed(given, runs, 2.0)
+            rates |= {n: ROW * len(tissue.T1) / t for n, t in times.items()}
+        if "blochsim" in rates:
+            rates["mrsim over blochsim"] = rates["mrsim"] / rates["blochsim"]
+        found[f"atoms/s, {states} states"] = rates
+    return found
 
 
 def latency(given: argparse.Namespace) -> dict[str, Any]:
@@ -335,15 +340,6 @@ STUDIES = {
     f.__name__: f
     for f in (figure4, slope, ratios, crlb, fisp, latency, processes, memory, growth)
 }
-
-
-def pictures(found: dict[str, Any], folder: Path) -> None:
-    """Draw what there is to draw."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if "one pool" in found.get("figure4", ()):
-        draw_figure4(found["figure4"], folder / "engine_figure4.png")
-    if "spins" in found.get("growth", ()):
-        draw_growth(found["growth"], folder / "engine_growth.png")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from mrsim import Exchange, Tissue, epg
 from mrsim.tree import replace
 
 ECHOES, SPINS = 96, 2000
+ROW = 3  # calls
 
 
 def spins(count: int) -> Tissue:
@@ -71,6 +72,23 @@ def growth_of(timed: Callable[[dict[str, Any]], dict[str, float]]) -> dict[str, 
 
 def _pooled(tissue: Tissue, pools: int) -> Tissue:
     return tissue if pools == 1 else exchanging(tissue, 0.5, 0.02, 0.2, 10.0, pools)
+
+
+def in_a_row(run: Callable[[], Any]) -> None:
+    """Run as a dictionary is made, call after call: what the system does at first
+    with memory that another contender has given back counts once.
+    """
+    for _ in range(ROW):
+        run()
+
+
+def pictures(found: dict[str, Any], folder: Path) -> None:
+    """Draw what there is to draw."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if "one pool" in found.get("figure4", ()):
+        draw_figure4(found["figure4"], folder / "engine_figure4.png")
+    if "spins" in found.get("growth", ()):
+        draw_growth(found["growth"], folder / "engine_growth.png")
 
 
 def draw_figure4(found: dict[str, Any], path: Path) -> None:

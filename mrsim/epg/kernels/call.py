@@ -1,6 +1,7 @@
 """Calls of the compiled walk: tensors in, tensors out, no autograd."""
 
 import ctypes
+import mmap
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
@@ -181,6 +182,31 @@ def _inner(a: Array, i: int) -> Array:
     axis = 1 + a.lead
     x = a.tensor.select(axis, i if a.tensor.shape[axis] > 1 else 0)
     return a._replace(tensor=x)
+
+
+_LARGE_PAGE = 2**21
+
+
+def empty(like: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return new memory; where it is large, of large pages if the system has them.
+
+    The first touch of each page costs more time than what is written to a small one.
+    """
+    made = like.new_empty(sizes, dtype=dtype)
+    start = -(-made.data_ptr() // _LARGE_PAGE) * _LARGE_PAGE
+    size = (made.data_ptr() + made.nbytes - start) // _LARGE_PAGE * _LARGE_PAGE
+    if size >= 2 * _LARGE_PAGE and made.device.type == "cpu" and _advise():
+        _advise()(start, size, mmap.MADV_HUGEPAGE)  # a refusal costs time alone
+    return made
+
+
+@lru_cache(maxsize=1)
+def _advise() -> Any:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    found = ctypes.CDLL(None).madvise
+    found.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    return found
 
 
 def threads(table: Table, lanes: int) -> int:

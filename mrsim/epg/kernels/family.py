@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mrsim import _remat
-from mrsim.epg.kernels.call import Physics
-from mrsim.epg.kernels.given import given
+from mrsim.epg.kernels.call import Physics, empty
+from mrsim.epg.kernels.given import given, given_along
 from mrsim.epg.kernels.passes import backward, backward_of_forward, forward
 from mrsim.epg.kernels.table import Table
 from mrsim.epg.plan import Plan
@@ -25,6 +25,7 @@ _DIRECT = ("flip", "B1", "phase", "demod", "efficiency")
 _OWN = frozenset((*_DIRECT, "duration", "T1", "T2", "M0", "df"))
 _ROWS = frozenset(("flip", "phase", "demod", "efficiency", "duration"))
 _CHUNK = 2**24  # bytes that are given to the kernel at a time
+_CHUNK_ON_GPU = 2**30
 
 
 @dataclass(frozen=True, eq=False)  # no tuple: torch would look for tensors inside
@@ -59,11 +60,16 @@ class Rule:
 # ----------------------------------------------------------------- fields and columns
 
 
-def _columns(job: Job, fields: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return what the kernel reads: (number, *batch) each."""
+def _direct(job: Job, fields: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the fields that the kernel reads itself: (number, *batch) each."""
     pairs = dict(zip(job.names, fields, strict=True))
     wanted = _OWN if job.physics.own else _DIRECT
-    made = {n: x if n in _ROWS else x[None] for n, x in pairs.items() if n in wanted}
+    return {n: x if n in _ROWS else x[None] for n, x in pairs.items() if n in wanted}
+
+
+def _columns(job: Job, fields: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return what the kernel reads: (number, *batch) each."""
+    made = _direct(job, fields)
     if job.physics.own:
         return made
     return made | given(job.plan, job.table, job.pools, job.names, fields)
@@ -71,33 +77,17 @@ def _columns(job: Job, fields: Sequence[Tensor]) -> dict[str, Tensor]:
 
 def _pushed(
     job: Job, fields: Sequence[Tensor], at: Sequence[int], moves: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Return the tangents of the columns: (leading, number, *batch)."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the columns, and their tangents: (leading, number, *batch)."""
+    named = {job.names[k]: t for k, t in zip(at, moves, strict=True)}
+    wanted = _OWN if job.physics.own else _DIRECT
+    moved = {
+        n: t if n in _ROWS else t[:, None] for n, t in named.items() if n in wanted
+    }
     if job.physics.own:
-        named = {job.names[k]: t for k, t in zip(at, moves, strict=True)}
-        return {
-            n: t if n in _ROWS else t[:, None] for n, t in named.items() if n in _OWN
-        }
-
-    def along(*tangents: Tensor) -> dict[str, Tensor]:
-        def columns(*xs: Tensor) -> dict[str, Tensor]:
-            return _columns(job, _with(fields, at, xs))
-
-        return torch.func.jvp(columns, primals, tangents)[1]
-
-    # jvp wants tangents of the primals' shapes, and no strides of 0
-    shapes = [
-        torch.broadcast_shapes(fields[k].shape, t.shape[1:])
-        for k, t in zip(at, moves, strict=True)
-    ]
-    primals = tuple(
-        fields[k].expand(n).contiguous() for k, n in zip(at, shapes, strict=True)
-    )
-    wide = [
-        t.expand(t.shape[0], *n).contiguous()
-        for t, n in zip(moves, shapes, strict=True)
-    ]
-    return torch.func.vmap(along)(*wide)
+        return _direct(job, fields), moved
+    made = given_along(job.plan, job.table, job.pools, job.names, fields, named)
+    return _direct(job, fields) | made[0], moved | made[1]
 
 
 def _with(fields: Sequence[Tensor], at: Sequence[int], xs: Sequence[Tensor]) -> Any:
@@ -113,7 +103,7 @@ def _with(fields: Sequence[Tensor], at: Sequence[int], xs: Sequence[Tensor]) -> 
 def _value(rule: Rule, fields: Sequence[Tensor], _: Sequence[Tensor]) -> Tensor:
     job, batch = rule.job, _batch(rule.job, fields, ())
     y = _signal(job, fields, batch)
-    for cut, _ in _chunks(job, batch, 0):
+    for cut, _ in _chunks(job, batch, fields[0].device, 0):
         columns = _columns(job, [cut(x) for x in fields])
         forward(job.physics, job.table, columns, {}, None, cut(y))
     return y
@@ -125,10 +115,10 @@ def _both(
     job, moves = rule.job, _leading(rule, moves)
     batch = _batch(job, fields, moves)
     y, out = _signal(job, fields, batch), _signal(job, fields, batch, len(moves[0]))
-    for cut, _ in _chunks(job, batch, len(out)):
+    for cut, _ in _chunks(job, batch, fields[0].device, len(out)):
         xs, ts = [cut(x) for x in fields], [cut(t) for t in moves]
-        moved = _pushed(job, xs, rule.at, ts)
-        forward(job.physics, job.table, _columns(job, xs), moved, cut(out), cut(y))
+        columns, moved = _pushed(job, xs, rule.at, ts)
+        forward(job.physics, job.table, columns, moved, cut(out), cut(y))
     return y, out if rule.lead else out[0]
 
 
@@ -140,9 +130,8 @@ def _signal(
     job: Job, fields: Sequence[Tensor], batch: tuple[int, ...], *lead: int
 ) -> Tensor:
     """Return memory for a signal: (re, im) of neighbouring lanes adjoin."""
-    like = fields[0]
     sizes = *lead, job.table.reads, *batch
-    return like.new_empty(sizes, dtype=like.dtype.to_complex())
+    return empty(fields[0], sizes, fields[0].dtype.to_complex())
 
 
 def _pull(rule: Rule, fields: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Any:
@@ -153,7 +142,7 @@ def _pull(rule: Rule, fields: Sequence[Tensor], cotangents: Sequence[Tensor]) ->
     bars = bars.expand(*bars.shape[:2], *batch)
     sums = _Pieces(len(to))
     wanted = [job.names[k] for k in to]
-    for cut, axis in _chunks(job, batch, bars.shape[0]):
+    for cut, axis in _chunks(job, batch, fields[0].device, bars.shape[0]):
         xs = [cut(x) for x in fields]
         if job.physics.own:
             columns = _columns(job, xs)
@@ -198,13 +187,13 @@ def _both_pull(rule: Rule, fields: Sequence[Tensor], linear: Sequence[Tensor]) -
     values = [x.expand(x.shape[0], *batch) for x in values]
     sums = _Pieces(len(rule.to))
     like = [fields[k] if k < n else moves[k - n][0] for k in rule.to]
-    for cut, axis in _chunks(job, batch, 2 * bars.shape[0]):
+    for cut, axis in _chunks(job, batch, fields[0].device, 2 * bars.shape[0]):
         xs, ts = [cut(x) for x in fields], [cut(t) for t in moves]
         bar, value = cut(bars), cut(values[0]) if values else None
         if job.physics.own:
             names = [job.names[k] for k in rule.to if k < n]
             first, second = backward_of_forward(
-                *(job.physics, job.table, _columns(job, xs), _pushed(job, xs, at, ts)),
+                *(job.physics, job.table, *_pushed(job, xs, at, ts)),
                 *(bar, value, names, any(k >= n for k in rule.to)),
             )
             first = {name: x[None] for name, x in first.items()}
@@ -233,8 +222,7 @@ def _both_pulled_back(
 
     def columns(*xs: Tensor) -> Any:
         full = _with(inputs, rule.to, xs)
-        moved = _pushed(job, full[:n], at, full[n:])
-        return _columns(job, full[:n]), moved
+        return _pushed(job, full[:n], at, full[n:])
 
     (made, moved), pull, *_ = torch.func.vjp(columns, *(inputs[k] for k in rule.to))
     back = backward_of_forward(
@@ -266,15 +254,18 @@ def _batch(
     return tuple(torch.broadcast_shapes(*shapes))
 
 
-def _chunks(job: Job, batch: tuple[int, ...], copies: int) -> Any:
+def _chunks(job: Job, batch: tuple[int, ...], device: torch.device, copies: int) -> Any:
     """Cut the largest batch axis so that what the kernel is given stays small."""
-    numbers = 0 if job.physics.own else _given_size(job)
+    numbers, most = 0 if job.physics.own else _given_size(job), _CHUNK
+    if device.type != "cpu":  # whose kernels are given sines too
+        numbers += job.table.count * (4 + 2 * job.pools.bound)
+        most = _CHUNK_ON_GPU
     size = max(batch, default=1)
     rest = max(torch.Size(batch).numel() // max(size, 1), 1)
     each = 8 * numbers * (1 + copies) * rest * 6  # intermediates
-    step = size if not each else max(_CHUNK // each, 64)
+    step = max(most // each, 64) if each else max(size, 1)
     axis = -len(batch) + batch.index(size) if batch else 0
-    for start in range(0, size, step):
+    for start in range(0, max(size, 1), step):  # one of an empty batch
         if step >= size:
             yield (lambda x: x), axis
             return

@@ -1,10 +1,14 @@
 // The walk over a table (see table.py) for blocks of lanes, forward and backward.
 #include <algorithm>
+#include <atomic>
+#include <memory>
 #include <new>
 #include <thread>
 
 #include "readings.hpp"
 
+constexpr L AHEAD = 16;            // pulses whose sines are found at once
+constexpr int UNROLLED = OWN && D == 1 && !BACK ? 2 : 1;  // orders of one turn of a loop
 constexpr L KEPT_BYTES = 1 << 22;  // more than that is recomputed instead (measured)
 
 struct Walk : Readings {
@@ -57,11 +61,14 @@ struct Walk : Readings {
   template <int ENTER, int LEAVE, bool pulses, bool keep>
   __attribute__((flatten)) void forward(L j) {
     const L* k = knot(j);
-    const Coefs c = coefs_of(j);
+    Coefs c;
+    find_coefs(j, c);
+    if constexpr (BACK) coefs_of(j) = c;
     const Fade* fade = fades_of(k);
     const L count = k[COUNT], first = k[FIRST], stride = k[STEP];
     L i = 0;
     if (count && !first) there_at<ENTER, LEAVE, pulses, true, keep>(c, k, fade, i++, 0);
+#pragma GCC unroll UNROLLED
     for (; i < count; ++i)
       there_at<ENTER, LEAVE, pulses, false, keep>(c, k, fade, i, first + i * stride);
   }
@@ -90,7 +97,6 @@ struct Walk : Readings {
   }
   void step(L j, Way way) {
     const L* k = knot(j);
-    if (way != RETURN) find_coefs(j);
     if (k[KIND] != 1) return go<1, 1, false>(j, way);
 #if PARTS == 1
     if (k[ENTERS] < 0 && k[LEAVES] < 0) return go<-1, -1, true>(j, way);
@@ -122,6 +128,7 @@ struct Walk : Readings {
   void there(L from, L to, Way way) {
     for (L j = from; j < to; ++j) {
       const L* k = knot(j);
+      if ((j - from) % AHEAD == 0) find_sines(j, std::min(j + AHEAD, to));
       wipe(places, orders, call.clears + k[CLEAR], k[CLEARS_F], k[CLEARS_Z]);
       step(j, way);
       for (L r = 0; r < k[READINGS]; ++r) look(k[FIRST_READING] + r);
@@ -194,22 +201,28 @@ struct Walk : Readings {
 #endif
 };
 
-static bool some(const Call& call, L thread) {
-  try {
-    Walk* walk = new Walk(call, thread);
-    const L blocks = (call.lanes + W - 1) / W;
-    const L from = blocks * thread / call.threads, to = blocks * (thread + 1) / call.threads;
-    for (L b = from; b < to; ++b) {
-      walk->block.place(b * W);
+static void one(Walk& walk, L block) {
+  walk.block.place(block * W);
 #if BACK
-      walk->there_and_back(0);
-      walk->more_copies();
+  walk.there_and_back(0);
+  walk.more_copies();
 #else
-      walk->begin();
-      walk->there(0, call.knots, Walk::PASS);
+  walk.begin();
+  walk.there(0, walk.call.knots, Walk::PASS);
 #endif
-    }
-    delete walk;
+}
+
+// The blocks of a thread: where it adds over them its share, so that every run adds in
+// the same order; else the next ones left, so that no thread waits for a slow one.
+static bool some(const Call& call, L thread, std::atomic<L>& next) {
+  const L blocks = (call.lanes + W - 1) / W;
+  const L step = BACK ? (blocks + call.threads - 1) / call.threads
+                      : std::max<L>(1, blocks / (32 * call.threads));
+  try {
+    const auto walk = std::make_unique<Walk>(call, thread);
+    for (L from = BACK ? thread * step : next.fetch_add(step); from < blocks;
+         from = BACK ? blocks : next.fetch_add(step))
+      for (L b = from; b < std::min(from + step, blocks); ++b) one(*walk, b);
     return true;
   } catch (const std::bad_alloc&) {
     return false;
@@ -219,14 +232,15 @@ static bool some(const Call& call, L thread) {
 extern "C" int walk(const Call* call) {
   std::vector<std::thread> threads;
   std::vector<char> done(call->threads, 0);
+  std::atomic<L> next{0};
   L started = 1;
   try {
     for (; started < call->threads; ++started)
-      threads.emplace_back([&, t = started] { done[t] = some(*call, t); });
+      threads.emplace_back([&, t = started] { done[t] = some(*call, t, next); });
   } catch (...) {  // no more threads: their share is done here
   }
-  for (L t = started; t < call->threads; ++t) done[t] = some(*call, t);
-  done[0] = some(*call, 0);
+  for (L t = started; t < call->threads; ++t) done[t] = some(*call, t, next);
+  done[0] = some(*call, 0, next);
   for (auto& t : threads) t.join();
   for (char d : done)
     if (!d) return 1;

@@ -1,5 +1,6 @@
 // Where the numbers of a block of lanes come from and where their adjoints go.
 #pragma once
+#include <algorithm>
 #include <cstdlib>
 #include <vector>
 
@@ -39,12 +40,14 @@ struct Call {
 
 struct Lanes {  // of one block: the offsets of its lanes in an array
   L at[W];
-  int step;  // from lane to lane; -1: no such number
+  int step;     // from lane to lane; -1: no such number
+  bool shared;  // by the lanes of all blocks
 };
 
 struct Block {
   const Call& call;
   L first, count, thread;
+  bool known = false;  // what all blocks share
   std::vector<Lanes> lanes;
   std::vector<S> values[INPUTS], bars[INPUTS];
   const Array* arrays[INPUTS + 2][ROLES] = {};
@@ -56,6 +59,8 @@ struct Block {
         values[i].resize(arrays[i][VALUE]->rows);
         bars[i].resize(arrays[i][VALUE]->rows);
       }
+    for (L i = 0; i < c.arrays; ++i)
+      lanes[i].shared = std::all_of(c.array[i].axes, c.array[i].axes + AXES, [](L s) { return !s; });
   }
   bool has(int input) const { return arrays[input][VALUE]; }
   const Lanes& of(const Array* a) const { return lanes[a - call.array]; }
@@ -89,7 +94,7 @@ struct Block {
   void gather() {
     for (int i = 0; i < INPUTS; ++i) {
       const Array *v = arrays[i][VALUE], *t = arrays[i][TANGENT];
-      if (!v) continue;
+      if (!v || (known && of(v).shared && (!t || of(t).shared))) continue;
       for (L r = 0; r < v->rows; ++r) {
         S& x = values[i][r];
         x = number(0);
@@ -99,6 +104,7 @@ struct Block {
             x.v[k] = read(t->data + call.ways[k - 1] * t->lead + r * t->row, of(t));
       }
     }
+    known = true;
   }
   // a complex number of each lane
   void read(const Array* a, L lead, L row, V& re, V& im) const {
@@ -133,19 +139,23 @@ struct Block {
     for (auto& rows : bars)
       for (S& x : rows) x = number(0);
   }
-  void put(const Array* a, L lead, L row, V x) const {
+  static INLINE double added(V x) {
+    typedef R Half __attribute__((vector_size(BYTES / 2)));
+    typedef double Wide __attribute__((vector_size(W / 2 * sizeof(double))));
+    Half low, high;
+    std::memcpy(&low, &x, sizeof low);
+    std::memcpy(&high, (const char*)&x + sizeof low, sizeof high);
+    const Wide all = __builtin_convertvector(low, Wide) + __builtin_convertvector(high, Wide);
+    double sum = 0;
+    for (int l = 0; l < W / 2; ++l) sum += all[l];
+    return sum;
+  }
+  INLINE void put(const Array* a, L lead, L row, V x) const {
     if (a->role == GRADIENT || a->role == MOVED_GRADIENT)
       return write(a->data + lead * a->lead + row * a->row, of(a), x);
-    double sum = 0;
-    if (count == W) {
-      typedef double Wide __attribute__((vector_size(W * sizeof(double))));
-      const Wide all = __builtin_convertvector(x, Wide);
-      double parts[4] = {};
-      for (int l = 0; l < W; ++l) parts[l & 3] += all[l];
-      sum = (parts[0] + parts[1]) + (parts[2] + parts[3]);
-    } else {
-      for (L l = 0; l < count; ++l) sum += x[l];
-    }
+    if (count < W)
+      for (L l = count; l < W; ++l) x[l] = 0;
+    const double sum = added(x);
     ((double*)a->data)[thread * a->part + lead * a->lead + row * a->row] += sum;
   }
   void scatter(L copy) const {

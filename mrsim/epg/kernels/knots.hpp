@@ -36,9 +36,13 @@ struct Knots : Waits {
   L efficiency_row(const L* k) const {
     return k[ROW] % (L)block.values[EFFICIENCY].size();
   }
-  void find_coefs(L j) {
+  // of some knots, whose sines are independent and so overlap in the processor
+  void find_sines(L from, L to) {
+    for (L j = from; j < to; ++j)
+      if (knot(j)[KIND] == 1) sine(flip(knot(j)).v[0], sines[j], cosines[j]);
+  }
+  INLINE void find_coefs(L j, Coefs& c) {
     const L* k = knot(j);
-    Coefs& c = coefs_of(j);
     for (int i = 0; i < N * N; ++i) c.U[i] = kinds.relax[k[WAIT] * N * N + i];
     for (int i = 0; i < N; ++i)
       c.grown[i] = k[REGROW] ? kinds.grown[k[WAIT] * N + i] : number(0);
@@ -59,8 +63,7 @@ struct Knots : Waits {
       return;
     }
     c.w = flip(k);
-    V &cosine = cosines[j], &sin = sines[j];
-    sine(c.w.v[0], sin, cosine);
+    const V cosine = cosines[j], sin = sines[j];
     find_turn(k, c);
     const V half = OWN && PARTS == 1 ? c.M[0].re.v[0] : all(1);
     const V U = OWN ? c.U[0].v[0] : all(1);

@@ -53,6 +53,10 @@ def triton_passes() -> Any:
     return importlib.import_module("mrsim.epg.kernels.triton_passes")
 
 
+def _on_gpu(like: Tensor) -> bool:
+    return like.device.type != "cpu"
+
+
 def forward(
     physics: Physics,
     table: Table,
@@ -73,11 +77,8 @@ def forward(
     """
     like = value if out is None else out[0]
     assert like is not None  # noqa: S101
-    if like.device.type != "cpu":
-        if value is not None:
-            triton_passes().forward(physics, table, columns, {}, value[None])
-        if out is not None:
-            triton_passes().forward(physics, table, columns, moves, out)
+    if _on_gpu(like):
+        triton_passes().forward(physics, table, columns, moves, out, value)
         return
     batch = tuple(like.shape[1:])
     arrays = [Array(_ID[n], VALUE, x) for n, x in columns.items()]
@@ -162,8 +163,8 @@ def backward(
     Returns:
         The columns' cotangents, (copy, number, *batch).
     """
-    if cotangents.device.type != "cpu":
-        return triton_passes().backward(physics, table, columns, cotangents)
+    if _on_gpu(cotangents):
+        return triton_passes().backward(physics, table, columns, cotangents, wanted)
     batch, copies = tuple(cotangents.shape[2:]), cotangents.shape[0]
     asked = {n: x for n, x in columns.items() if wanted is None or n in wanted}
     sums = _Sums(table, asked, batch, copies)
@@ -199,13 +200,10 @@ def backward_of_forward(
     Returns:
         The cotangents of the columns (number, *batch) and of the tangents.
     """
-    if cotangents.device.type != "cpu":
-        both = triton_passes().backward_of_forward
-        made, turns = both(physics, table, columns, moves, cotangents)
-        if value is not None:
-            more = triton_passes().backward(physics, table, columns, value[None])
-            made = {n: x + more[n][0] for n, x in made.items()}
-        return made, turns
+    if _on_gpu(cotangents):
+        return triton_passes().backward_of_forward(
+            physics, table, columns, moves, cotangents, value, wanted, moved
+        )
     batch, lead = tuple(cotangents.shape[2:]), len(cotangents)
     if moved:
         plan = _Plan(moves, _shared_out([ANY] * lead, [], MOST))
@@ -248,7 +246,7 @@ class _Sums:
         sizes = call.threads(table, lanes), lead, sum(self.shared.values())
         self.sums = torch.zeros(sizes, dtype=torch.float64, device="cpu")
         self.made = {
-            n: x.new_empty(lead, x.shape[0], *batch)
+            n: call.empty(x, (lead, x.shape[0], *batch), x.dtype)
             for n, x in columns.items()
             if n not in self.shared
         }
@@ -274,5 +272,5 @@ class _Sums:
 
     def _own(self, x: Tensor, like: Tensor) -> Tensor:
         own = like.shape[1:]
-        axes = [i + 2 for i, n in enumerate(own) if n < self.batch[i]]
+        axes = [i + 2 for i, n in enumerate(own) if n != self.batch[i]]
         return x.sum(axes, keepdim=True) if axes else x
