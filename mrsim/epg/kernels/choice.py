@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from mrsim import _native
 from mrsim.epg.kernels import call
 from mrsim.epg.kernels.call import Physics
 from mrsim.epg.kernels.passes import triton_passes
@@ -84,7 +85,7 @@ def physics_of(plan: Plan, pools: Pools, fields: dict[str, Tensor]) -> Physics:
         bound=(1 + pools.dipolar) * bool(driven),
         shifted=pools.shifted,
         motion=moves and "moment" in fields,
-        own=pools.count == 1 and not moves,
+        own=pools.count == 1 and not moves and fields["T1"].device.type == "cpu",
     )
 
 
@@ -107,8 +108,22 @@ def obstacle(plan: Plan, pools: Pools, fields: dict[str, Tensor]) -> str:
     if {d.type for d in devices} == {"cpu"}:
         return followed() or missing(physics)
     if {d.type for d in devices} == {"cuda"}:
-        return followed() or triton_passes().obstacle(physics, *devices)
+        return followed() or triton_passes().obstacle(*devices)
     return "there are kernels for CPUs and CUDA devices only"
+
+
+def described(device: torch.device) -> str:
+    """Return what the fused path is on a device.
+
+    Args:
+        device: a CPU or a CUDA device.
+
+    Returns:
+        The kernel and where it comes from.
+    """
+    if device.type == "cpu":
+        return f"compiled for this CPU, kept in {_native.cache()}"
+    return f"compiled by Triton for {torch.cuda.get_device_name(device)}"
 
 
 def followed() -> str:

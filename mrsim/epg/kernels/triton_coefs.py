@@ -10,9 +10,47 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mrsim.epg.kernels.call import Physics
 from mrsim.epg.kernels.table import KNOT, PULSE, READING, SPOIL
 
 Columns = Mapping[str, Tensor]
+
+
+class Form(NamedTuple):
+    """What a kernel is compiled for; hashable."""
+
+    tangents: int  # 0 or 1
+    parts: int
+    free: int
+    pools: int
+    pad: int  # pools, as a power of two
+    bound: int
+    shifted: int
+    motion: int
+    knot_rows: int  # coefficients of a knot
+    wait_rows: int  # ... and of a kind of wait
+    block: int  # lanes
+
+
+def form_of(physics: Physics, tangents: int, block: int) -> Form:
+    """Return the kernel for some physics.
+
+    Args:
+        physics: what the kernel must do.
+        tangents: 1 if it carries a derivative.
+        block: lanes of a program, a power of two.
+
+    Returns:
+        What it is compiled for.
+    """
+    parts, free, pools, bound = physics[1:5]
+    shifted, motion = int(physics.shifted), int(physics.motion)
+    return Form(
+        *(tangents, parts, free, pools, 1 << (pools - 1).bit_length(), bound),
+        *(shifted, motion, 2 + parts + bound * (pools - free)),
+        (1 + shifted) * free**2 + pools**2 + pools + motion * (1 + 2 * parts),
+        block,
+    )
 
 
 class Numbers(NamedTuple):
@@ -23,7 +61,7 @@ class Numbers(NamedTuple):
     places: Tensor  # of the readings
     column: dict[str, Tensor]  # of knots
     look: dict[str, Tensor]  # of readings
-    slots: int  # numbers of F and ζ of a lane
+    waits: int  # kinds of intervals
     stored: int
 
 
@@ -41,8 +79,8 @@ def numbers_of(key: "Key") -> Numbers:
             reads[:, 0].to(torch.int32).contiguous(),
             {n.lower(): knots[:, i] for i, n in enumerate(KNOT)},
             {n.lower(): reads[:, i] for i, n in enumerate(READING)},
-            table.places + table.orders,
-            int(knots[:, KNOT.index("COUNT")].sum()),
+            table.intervals,
+            sum(table.knots[KNOT.index("COUNT") :: len(KNOT)]),
         )
 
 
@@ -92,18 +130,27 @@ def _phase(columns: Columns, index: Tensor, like: Tensor) -> Tensor:
 
 
 def coefficients(
-    parts: int, integers: Numbers, columns: Columns
-) -> tuple[Tensor, Tensor]:
-    """Return the walk's coefficients (knot, 6, *batch) and its start (1, *batch).
+    physics: Physics, integers: Numbers, columns: Columns
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the walk reads (see `mrsim.epg.kernels.triton_memory.coefs`).
 
     Args:
-        parts: 1 in real plans, 2 in complex ones.
+        physics: what the kernel must do.
         integers: the table.
         columns: fields, and coefficients of each kind of wait.
 
     Returns:
-        c, s, U, g, Re M and Im M of each knot; ζ_0.
+        Of each knot and of each kind of wait, (·, coefficient, *batch); half of ζ_0,
+        (pool, *batch).
     """
+    return (
+        _of_knots(physics, integers, columns),
+        _of_waits(physics, integers, columns),
+        0.5 * columns["start"],
+    )
+
+
+def _of_knots(physics: Physics, integers: Numbers, columns: Columns) -> Tensor:
     k, like = integers.column, columns["relax"]
     shape = -1, *(1,) * (like.ndim - 1)
     pulses = (k["kind"] == PULSE).reshape(shape)
@@ -116,67 +163,108 @@ def coefficients(
     c = torch.where(pulses, torch.cos(theta), torch.where(spoils, 1.0, -left))
     s = torch.where(pulses, torch.sin(theta), 0.0)
     half = 0.5 * k["sign"].reshape(shape).to(like.dtype)
-    re = half * columns["carry"][k["wait"]]
-    im = torch.zeros_like(re)
-    if parts == 2:
+    parts = [c, s, half]
+    if physics.parts == 2:
         angle = _phase(columns, k["before"], like) - _phase(columns, k["frame"], like)
         if "angle" in columns:
             angle = angle + columns["angle"][k["wait"]]
-        turn_re, turn_im = _quarters(angle, k["turn"])
-        re, im = re * turn_re, re * turn_im
-    U, g = like[k["wait"]], columns["grown"][k["wait"]]
-    made = torch.stack(torch.broadcast_tensors(c, s, U, g, re, im), 1)
-    return made, columns["start"]
+        parts[2:] = [half * turn for turn in _quarters(angle, k["turn"])]
+    made = [x[:, None] for x in parts]
+    if physics.bound:
+        names = [("bound",), ("order",), ("cross", "cross")][
+            : 1 + 2 * (physics.bound - 1)
+        ]
+        made += [
+            columns[name].unflatten(0, (len(integers.knots), -1))
+            for pair in names
+            for name in pair
+        ]
+    return _joined(made, len(integers.knots))
+
+
+def _of_waits(physics: Physics, integers: Numbers, columns: Columns) -> Tensor:
+    waits = integers.waits
+
+    def of(name: str, size: int) -> Tensor:
+        if name in columns:
+            return columns[name].unflatten(0, (waits, size))
+        none = torch.zeros_like(columns["relax"][:1])
+        return none.expand(size, *none.shape[1:])[None]
+
+    made = [of("carry", physics.free**2)]
+    if physics.shifted:
+        made.append(of("carry_im", physics.free**2))
+    made += [of("relax", physics.pools**2), 0.5 * of("grown", physics.pools)]
+    if physics.motion:
+        made.append(of("loss", 3))
+    if physics.motion and physics.parts == 2:
+        made.append(of("turn", 2))
+    return _joined(made, waits)
+
+
+def _joined(made: list[Tensor], count: int) -> Tensor:
+    """Join coefficients (count or 1, rows, *batch) of unlike batches."""
+    batch = torch.broadcast_shapes(*(x.shape[2:] for x in made))
+    return torch.cat([x.expand(count, x.shape[1], *batch) for x in made], 1)
 
 
 def weights(
-    parts: int, integers: Numbers, columns: Columns, intervals: int
+    physics: Physics, integers: Numbers, columns: Columns
 ) -> tuple[Tensor, Tensor]:
-    """Return what multiplies F at each reading, as re and im (reading, *batch).
+    """Return what multiplies F at each reading, as re and im (reading, pool, *batch).
 
     Args:
-        parts: 1 in real plans, where F is a multiple of 1 or i.
+        physics: what the kernel must do; in real plans F is a multiple of 1 or i.
         integers: the table.
         columns: as in `coefficients`.
-        intervals: how many kinds of waits are of intervals.
 
     Returns:
         Two tensors.
     """
-    r, read = integers.look, columns["read"]
-    kind = r["wait"] - intervals
-    if parts == 1:
-        zero = torch.zeros_like(read[:1])
-        turn_re, turn_im = _quarters(zero, r["turn"] + r["part"])
+    r, like = integers.look, columns["relax"]
+    if "read" not in columns:
+        none = like[:0, None].expand(0, physics.free, *like.shape[1:])
+        return none, none
+    kind = r["wait"] - integers.waits
+    if physics.parts == 1:
+        turn = _quarters(torch.zeros_like(like[:1]), r["turn"] + r["part"])
     else:
-        angle = _phase(columns, r["frame"], read)
+        angle = _phase(columns, r["frame"], like)
         if "read_angle" in columns:
             angle = angle + columns["read_angle"][kind]
         if "demod" in columns:
             angle = angle - _rows(columns["demod"], r["demod"])
-        turn_re, turn_im = _quarters(angle, r["turn"])
-    return read[kind] * turn_re, read[kind] * turn_im
+        turn = _quarters(angle, r["turn"])
+    re, im = (x[:, None] for x in turn)
+    read = columns["read"].unflatten(0, (-1, physics.free))[kind]
+    if "read_im" not in columns:
+        return read * re, read * im
+    more = columns["read_im"].unflatten(0, (-1, physics.free))[kind]
+    return read * re - more * im, read * im + more * re
 
 
-def signal(parts: int, w: tuple[Tensor, Tensor], raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight raw readings (reading, part, *batch)."""
-    if parts == 1:
-        return w[0] * raw[:, 0], w[1] * raw[:, 0]
-    a, b = raw[:, 0], raw[:, 1]
-    return w[0] * a - w[1] * b, w[0] * b + w[1] * a
+def signal(w: tuple[Tensor, Tensor], raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight raw readings (reading, part, pool, *batch)."""
+    a = raw[:, 0]
+    if raw.shape[1] == 1:
+        return (w[0] * a).sum(1), (w[1] * a).sum(1)
+    b = raw[:, 1]
+    return (w[0] * a - w[1] * b).sum(1), (w[0] * b + w[1] * a).sum(1)
 
 
 def raw_bar(parts: int, w: tuple[Tensor, Tensor], bar: Tensor) -> Tensor:
-    """Return raw's bar from the signal's, (reading, part, *batch)."""
-    re = w[0] * bar.real + w[1] * bar.imag
+    """Return raw's bar from the signal's, (reading, part, pool, *batch)."""
+    x, y = bar.real[:, None], bar.imag[:, None]
+    re = w[0] * x + w[1] * y
     if parts == 1:
         return re[:, None]
-    return torch.stack([re, w[0] * bar.imag - w[1] * bar.real], 1)
+    return torch.stack([re, w[0] * y - w[1] * x], 1)
 
 
-def weight_bar(parts: int, raw: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
+def weight_bar(raw: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
     """Return the weights' bars from the signal's."""
-    if parts == 1:
-        return raw[:, 0] * bar.real, raw[:, 0] * bar.imag
-    a, b = raw[:, 0], raw[:, 1]
-    return a * bar.real + b * bar.imag, a * bar.imag - b * bar.real
+    x, y, a = bar.real[:, None], bar.imag[:, None], raw[:, 0]
+    if raw.shape[1] == 1:
+        return a * x, a * y
+    b = raw[:, 1]
+    return a * x + b * y, a * y - b * x

@@ -1,151 +1,174 @@
-"""Numbers and states of the walk on a GPU (see `mrsim.epg.kernels.triton_walk`).
+"""Numbers of the walk on a GPU (see `mrsim.epg.kernels.triton_walk`).
 
-A number is a value and, with T, its derivative; a state a number, or with PARTS 2 two
-of them, (re, im). What is absent repeats what is there, and is not used.
+A number is a tuple of a value and, where a tangent is carried, its derivative: blocks
+of shape (part, pool, lane) that are broadcast against each other, with one part for
+real numbers or re and im, and pools padded by zeros to a power of two. A matrix of
+numbers over pools has shape (1, to, from, lane). `pulled` is the transpose of a
+product: the way back on such numbers is the reverse mode of the forward mode.
 """
 
-# ruff: noqa: ANN001, ANN201, D103
-# Triton reads no annotation but constexpr.
-# pyright: reportArgumentType=false
+# ruff: noqa: ANN001, ANN201, ANN202, D103, FBT003, RET505
+# Triton reads no annotation but constexpr, and wants a return in each branch of what it
+# decides while compiling.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 
 
 @triton.jit
-def mul(a, da, x, dx, T: tl.constexpr):
-    y = a * x
-    dy = y
-    if T:
-        dy = a * dx + da * x
-    return y, dy
-
-
-@triton.jit
-def pull(a, da, y, dy, T: tl.constexpr):
-    v = a * y
-    d = v
-    if T:
-        d = a * dy
-        v += da * dy
-    return v, d
-
-
-@triton.jit
-def get(at, i, PARTS: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr):
-    p = at + i * (PARTS * (1 + T)) * BLOCK
-    re = tl.load(p)
-    dre = re
-    im = re
-    dim = re
-    if T:
-        dre = tl.load(p + BLOCK)
-    if PARTS == 2:
-        im = tl.load(p + (1 + T) * BLOCK)
-        if T:
-            dim = tl.load(p + 3 * BLOCK)
-    return re, dre, im, dim
-
-
-@triton.jit
-def put(
-    at, i, re, dre, im, dim, PARTS: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr
-):
-    p = at + i * (PARTS * (1 + T)) * BLOCK
-    tl.store(p, re)
-    if T:
-        tl.store(p + BLOCK, dre)
-    if PARTS == 2:
-        tl.store(p + (1 + T) * BLOCK, im)
-        if T:
-            tl.store(p + 3 * BLOCK, dim)
-
-
-@triton.jit
-def turn(mr, dmr, mi, dmi, xr, dxr, xi, dxi, PARTS: tl.constexpr, T: tl.constexpr):
-    """Multiply a state by M."""
-    yr, dyr = mul(mr, dmr, xr, dxr, T)
-    yi = yr
-    dyi = dyr
-    if PARTS == 2:
-        a, da = mul(mi, dmi, xi, dxi, T)
-        yi, dyi = mul(mr, dmr, xi, dxi, T)
-        b, db = mul(mi, dmi, xr, dxr, T)
-        yr -= a
-        dyr -= da
-        yi += b
-        dyi += db
-    return yr, dyr, yi, dyi
-
-
-@triton.jit
-def unturn(mr, dmr, mi, dmi, yr, dyr, yi, dyi, PARTS: tl.constexpr, T: tl.constexpr):
-    """Multiply an adjoint by conj(M)."""
-    # what is pulled back is pushed on, with value and derivative in each other's place
-    if T:
-        dxr, xr, dxi, xi = turn(mr, dmr, -mi, -dmi, dyr, yr, dyi, yi, PARTS, T)
+def plus(a, b):
+    if len(a) == 1:
+        return (a[0] + b[0],)
     else:
-        xr, dxr, xi, dxi = turn(mr, dmr, -mi, -dmi, yr, dyr, yi, dyi, PARTS, T)
-    return xr, dxr, xi, dxi
+        return (a[0] + b[0], a[1] + b[1])
 
 
 @triton.jit
-def dot(xr, dxr, xi, dxi, yr, dyr, yi, dyi, PARTS: tl.constexpr, T: tl.constexpr):
-    """Return what a real factor of x gets from the adjoint y of their product."""
-    v, d = pull(xr, dxr, yr, dyr, T)
-    if PARTS == 2:
-        w, e = pull(xi, dxi, yi, dyi, T)
-        v += w
-        d += e
-    return v, d
-
-
-@triton.jit
-def coefs(C, dC, j, lanes, lane, mask, T: tl.constexpr):
-    at = j * 6 * lanes + lane
-    c = tl.load(C + at, mask, 0.0)
-    s = tl.load(C + at + lanes, mask, 0.0)
-    u = tl.load(C + at + 2 * lanes, mask, 0.0)
-    g = tl.load(C + at + 3 * lanes, mask, 0.0)
-    mr = tl.load(C + at + 4 * lanes, mask, 0.0)
-    mi = tl.load(C + at + 5 * lanes, mask, 0.0)
-    dc, ds, du, dg, dmr, dmi = c, s, u, g, mr, mi
-    if T:
-        dc = tl.load(dC + at, mask, 0.0)
-        ds = tl.load(dC + at + lanes, mask, 0.0)
-        du = tl.load(dC + at + 2 * lanes, mask, 0.0)
-        dg = tl.load(dC + at + 3 * lanes, mask, 0.0)
-        dmr = tl.load(dC + at + 4 * lanes, mask, 0.0)
-        dmi = tl.load(dC + at + 5 * lanes, mask, 0.0)
-    return c, dc, s, ds, u, du, g, dg, mr, dmr, mi, dmi
-
-
-@triton.jit
-def operate(
-    k, grows, enter,
-    u, du, g, dg, mr, dmr, mi, dmi,
-    ar, dar, ai, dai, br, dbr, bi, dbi, zr, dzr, zi, dzi,
-    PARTS: tl.constexpr, T: tl.constexpr,
-):  # fmt: skip
-    """Return y, D and A of one order."""
-    yr, dyr = mul(u, du, zr, dzr, T)
-    yi, dyi = mul(u, du, zi, dzi, T)
-    on = tl.where((k == 0) & (grows != 0), 1.0, 0.0).to(yr.dtype)
-    if PARTS == 2:
-        yi += on * g
-        dyi += on * dg
+def minus(a, b):
+    if len(a) == 1:
+        return (a[0] - b[0],)
     else:
-        yr += on * g
-        dyr += on * dg
-    pr, dpr, pi, dpi = turn(mr, dmr, mi, dmi, ar, dar, ai, dai, PARTS, T)
-    qr, dqr, qi, dqi = turn(mr, dmr, mi, dmi, br, dbr, bi, dbi, PARTS, T)
-    if PARTS == 2:
-        qi = -qi
-        dqi = -dqi
+        return (a[0] - b[0], a[1] - b[1])
+
+
+@triton.jit
+def scaled(k, a):
+    """Multiply a number by what has no derivative."""
+    if len(a) == 1:
+        return (k * a[0],)
     else:
-        qr = enter * qr
-        dqr = enter * dqr
-    return (
-        yr, dyr, yi, dyi, pr - qr, dpr - dqr, pi - qi, dpi - dqi,
-        pr + qr, dpr + dqr, pi + qi, dpi + dqi,
-    )  # fmt: skip
+        return (k * a[0], k * a[1])
+
+
+@triton.jit
+def times(a, x):
+    if len(a) == 1:
+        return (a[0] * x[0],)
+    else:
+        return (a[0] * x[0], a[0] * x[1] + a[1] * x[0])
+
+
+@triton.jit
+def pulled(a, y):
+    """Return the cotangent of x from the cotangent y of a·x."""
+    if len(a) == 1:
+        return (a[0] * y[0],)
+    else:
+        return (a[0] * y[0] + a[1] * y[1], a[0] * y[1])
+
+
+@triton.jit
+def _sum(x, axis: tl.constexpr, keep: tl.constexpr):
+    # not tl.sum: that is made for a card, if triton was imported before an interpreter
+    return tl.reduce(x, axis, tl.standard._sum_combine, keep_dims=keep)
+
+
+@triton.jit
+def total(a, axis: tl.constexpr, keep: tl.constexpr):
+    if len(a) == 1:
+        return (_sum(a[0], axis, keep),)
+    else:
+        return (_sum(a[0], axis, keep), _sum(a[1], axis, keep))
+
+
+@triton.jit
+def by_source(x):
+    """Lay states along the columns of a matrix over pools."""
+    if len(x) == 1:
+        return (x[0][:, None, :, :],)
+    else:
+        return (x[0][:, None, :, :], x[1][:, None, :, :])
+
+
+@triton.jit
+def by_target(x):
+    if len(x) == 1:
+        return (x[0][:, :, None, :],)
+    else:
+        return (x[0][:, :, None, :], x[1][:, :, None, :])
+
+
+@triton.jit
+def mixed(m, x):
+    """Multiply a matrix and states."""
+    return total(times(m, by_source(x)), 2, False)
+
+
+@triton.jit
+def unmixed(m, y):
+    """Return the cotangent of x from the cotangent y of m·x."""
+    return total(pulled(m, by_target(y)), 1, False)
+
+
+@triton.jit
+def outer(x, y):
+    """Return the cotangent of m from the cotangent y of m·x."""
+    return total(pulled(by_source(x), by_target(y)), 0, True)
+
+
+@triton.jit
+def each_pool(x, y):
+    """Return the cotangent of a real factor of each pool, from that y of a·x."""
+    return total(pulled(x, y), 0, True)
+
+
+@triton.jit
+def dotted(x, y):
+    """Return the cotangent of a real factor of all pools, from that y of a·x."""
+    return total(each_pool(x, y), 1, True)
+
+
+@triton.jit
+def _quarter(x):
+    part = tl.arange(0, 2)
+    turn = (part[:, None] - part[None, :]).to(x.dtype)  # re' = -im, im' = re
+    return _sum(turn[:, :, None, None] * x[None, :, :, :], 1, False)
+
+
+@triton.jit
+def quarter(x):
+    """Multiply states of two parts by i."""
+    if len(x) == 1:
+        return (_quarter(x[0]),)
+    else:
+        return (_quarter(x[0]), _quarter(x[1]))
+
+
+@triton.jit
+def turned(re, im, x, PARTS: tl.constexpr):
+    """Multiply states by re + i·im, numbers of one part each."""
+    y = times(re, x)
+    if PARTS == 2:
+        y = plus(y, times(im, quarter(x)))
+    return y
+
+
+@triton.jit
+def unturned(re, im, y, PARTS: tl.constexpr):
+    """Return the cotangent of x from the cotangent y of (re + i·im) x."""
+    x = pulled(re, y)
+    if PARTS == 2:
+        x = minus(x, pulled(im, quarter(y)))
+    return x
+
+
+@triton.jit
+def _lifted(f, slope, x):
+    if len(x) == 1:
+        return (f,)
+    else:
+        return (f, slope * x[1])
+
+
+@triton.jit
+def wave(loss, turn, PARTS: tl.constexpr):
+    """Return re and im of e^{-loss - i turn}."""
+    size = tl.exp(-loss[0])
+    real = _lifted(size, -size, loss)
+    if PARTS == 1:
+        return real, real
+    else:
+        c, s = tl.cos(turn[0]), tl.sin(turn[0])
+        re, im = _lifted(c, -s, turn), _lifted(-s, -c, turn)
+        return times(real, re), times(real, im)

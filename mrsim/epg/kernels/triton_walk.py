@@ -1,341 +1,265 @@
 """The walk over a table on a GPU: one lane a spin, states in a scratch buffer.
 
-Bilinear in states and in six coefficients of each knot: the pulse's cosine c and sine
-s, ζ's decay U and regrowth g, half the decay of F and its turn, M. With P = M F_k and
-Q = conj(M F_-k) of the order k before a pulse and y = U ζ + g (g for k = 0 alone),
-
-    P' = A + H, Q' = A - H, ζ' = c y - 2 s D,   A = P + Q, D = P - Q, H = c D + s y / 2.
-
-A number is a value and, with T, its derivative; `pull` is the transpose of a product,
-so that the way back on such numbers is the reverse mode of the forward mode. A program
-takes a block of lanes at a time; axis 1 of the grid are tangents, or cotangents.
+A program takes a block of lanes at a time; axis 1 of the grid are tangents, or
+cotangents. All accesses of a lane's memory are of one thread: the compiler lays parts
+and pools into a thread's registers as long as it cannot know that lanes adjoin in
+multiples of 16, which is why strides are never specialised. Barriers hold all the same
+between the passes over orders, should another layout be chosen.
 """
 
-# ruff: noqa: ANN001, ANN201, ANN202, FBT003, PLR0912, PLR0915
-# Triton reads no annotation but constexpr, and a kernel is one piece
-# pyright: reportArgumentType=false
+# ruff: noqa: ANN001, ANN201, ANN202, FBT003, PLR0915
+# Triton reads no annotation but constexpr.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 
-from mrsim.epg.kernels.triton_numbers import (
+from mrsim.epg.kernels.triton_memory import (
+    add_to,
     coefs,
-    dot,
     get,
-    mul,
-    operate,
-    pull,
+    keep,
+    number,
+    only,
     put,
-    unturn,
+    states,
+    wipe,
+    wipe_all,
 )
+from mrsim.epg.kernels.triton_numbers import plus
+from mrsim.epg.kernels.triton_orders import back, come, operate
+
+
+@triton.jit
+def _knot(knots, j, form: tl.constexpr):
+    """Return a knot's orders, its places, its signs and its wait."""
+    n = knots + j * 20
+    part = tl.arange(0, form.parts)[:, None, None]
+    enter, leave = tl.load(n + 6), tl.load(n + 7)
+    if form.parts == 2:  # Q is the conjugate of F
+        enter, leave = 1 - 2 * part, 1 - 2 * part
+    grows = (tl.load(n + 10) != 0) & (part == form.parts - 1)
+    return (
+        (tl.load(n + 2), tl.load(n + 3), tl.load(n + 4)),
+        (tl.load(n + 5), tl.load(n + 19)),
+        (enter, leave, grows),
+        tl.load(n + 9),
+    )
+
+
+@triton.jit
+def _clear(knots, j, clears, F, Z, form: tl.constexpr):
+    n = knots + j * 20
+    first, count = tl.load(n + 14), tl.load(n + 15)
+    wipe(F, clears, first, count, form)
+    wipe(Z, clears, first + count, tl.load(n + 16), form)
 
 
 @triton.jit
 def _forward(
-    knots, clears, places_read, C, dC, start, dstart, raw, draw, F, kept,
-    count, lanes, lane, mask, places,
-    PARTS: tl.constexpr, T: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr,
+    knots, clears, looks, K, dK, W, dW, start, dstart, raw, draw, F, Z, kept,
+    count, lanes, lane, mask, way, form: tl.constexpr, keeps: tl.constexpr,
 ):  # fmt: skip
-    """Walk there with one block of lanes."""
-    Z = F + places * PARTS * (1 + T) * BLOCK
-    none = tl.full([BLOCK], 0, F.dtype.element_ty)
-    for i in range(tl.load(knots + 14)):
-        put(Z, tl.load(clears + i), none, none, none, none, PARTS, T, BLOCK)
-    z = tl.load(start + lane, mask, 0.0)
-    dz = none
-    if T:
-        dz = tl.load(dstart + lane, mask, 0.0)
-    if PARTS == 2:
-        put(Z, 0, none, none, z, dz, PARTS, T, BLOCK)
-    else:
-        put(Z, 0, z, dz, none, none, PARTS, T, BLOCK)
+    """Walk there with one block of lanes; the first way writes the value."""
+    real = start.dtype.element_ty
+    part = tl.arange(0, form.parts)[:, None, None]
+    pool = tl.arange(0, form.pad)[None, :, None]
+    there = (pool < form.free) & mask
+    wipe(Z, clears, 0, tl.load(knots + 14), form)
+    some = (part == form.parts - 1) & (pool < form.pools) & mask
+    rows = pool * lanes + lane + 0 * part
+    put(Z, 0, number(start, dstart, rows, some, 0.0, form))
     for j in range(count):
-        n = knots + j * 20
-        kind = tl.load(n)
-        low, size, step, base = (
-            tl.load(n + 2),
-            tl.load(n + 3),
-            tl.load(n + 4),
-            tl.load(n + 5),
-        )
-        enter, leave, grows = tl.load(n + 6), tl.load(n + 7), tl.load(n + 10)
-        clear, stored = tl.load(n + 14), tl.load(n + 19)
-        clear_z = clear + tl.load(n + 15)
-        for i in range(clear, clear_z):
-            put(F, tl.load(clears + i), none, none, none, none, PARTS, T, BLOCK)
-        for i in range(clear_z, clear_z + tl.load(n + 16)):
-            put(Z, tl.load(clears + i), none, none, none, none, PARTS, T, BLOCK)
+        orders, places, signs, wait = _knot(knots, j, form)
+        low, size, step = orders
+        base, stored = places
+        enter, leave, grows = signs
+        _clear(knots, j, clears, F, Z, form)
         tl.debug_barrier()
-        c, dc, s, ds, u, du, g, dg, mr, dmr, mi, dmi = coefs(
-            C, dC, j, lanes, lane, mask, T
-        )
+        C = coefs(K, dK, j, W, dW, wait, lanes, lane, mask, form)
         for i in range(size):
             k = low + i * step
-            ar, dar, ai, dai = get(F, base + k, PARTS, T, BLOCK)
-            br, dbr, bi, dbi = get(F, base - k, PARTS, T, BLOCK)
-            zr, dzr, zi, dzi = get(Z, k, PARTS, T, BLOCK)
-            if KEEP:
-                at = 3 * (stored + i)
-                put(kept, at, ar, dar, ai, dai, PARTS, T, BLOCK)
-                put(kept, at + 1, br, dbr, bi, dbi, PARTS, T, BLOCK)
-                put(kept, at + 2, zr, dzr, zi, dzi, PARTS, T, BLOCK)
-            yr, dyr, yi, dyi, xr, dxr, xi, dxi, Ar, dAr, Ai, dAi = operate(
-                k, grows, enter, u, du, g, dg, mr, dmr, mi, dmi,
-                ar, dar, ai, dai, br, dbr, bi, dbi, zr, dzr, zi, dzi, PARTS, T,
-            )  # fmt: skip
-            cyr, dcyr = mul(c, dc, yr, dyr, T)
-            cyi, dcyi = mul(c, dc, yi, dyi, T)
-            if kind == 1:
-                sxr, dsxr = mul(s, ds, xr, dxr, T)
-                sxi, dsxi = mul(s, ds, xi, dxi, T)
-                syr, dsyr = mul(s, ds, yr, dyr, T)
-                syi, dsyi = mul(s, ds, yi, dyi, T)
-                cxr, dcxr = mul(c, dc, xr, dxr, T)
-                cxi, dcxi = mul(c, dc, xi, dxi, T)
-                hr, dhr = cxr + 0.5 * syr, dcxr + 0.5 * dsyr
-                hi, dhi = cxi + 0.5 * syi, dcxi + 0.5 * dsyi
-                if k != 0:
-                    qr, dqr, qi, dqi = Ar - hr, dAr - dhr, Ai - hi, dAi - dhi
-                    if PARTS == 2:
-                        qi = -qi
-                        dqi = -dqi
-                    else:
-                        qr = leave * qr
-                        dqr = leave * dqr
-                    put(F, base - k, qr, dqr, qi, dqi, PARTS, T, BLOCK)
-                put(
-                    F, base + k, Ar + hr, dAr + dhr, Ai + hi, dAi + dhi, PARTS, T, BLOCK
-                )
-                cyr -= 2 * sxr
-                dcyr -= 2 * dsxr
-                cyi -= 2 * sxi
-                dcyi -= 2 * dsxi
-            put(Z, k, cyr, dcyr, cyi, dcyi, PARTS, T, BLOCK)
+            a, b, z = get(F, base + k, form), get(F, base - k, form), get(Z, k, form)
+            if keeps:
+                put(kept[0], stored + i, a)
+                put(kept[1], stored + i, b)
+                put(kept[2], stored + i, z)
+            order = k + 0 * lane
+            on = (grows & (order == 0)).to(real)
+            came = come(C, order.to(real), on, enter, a, b, z, form)
+            a, b, z = operate(C, leave, came[5], came[6], came[7], form)
+            put(F, base + k, a)
+            put(only(F, order != 0), base - k, b)
+            put(Z, k, z)
         tl.debug_barrier()
-        first_read = tl.load(n + 17)
-        for r in range(first_read, first_read + tl.load(n + 18)):
-            place = tl.load(places_read + r)
+        n = knots + j * 20
+        for r in range(tl.load(n + 17), tl.load(n + 17) + tl.load(n + 18)):
+            place = tl.load(looks + r)
             if place >= 0:
-                fr, dfr, fi, dfi = get(F, place, PARTS, T, BLOCK)
-                out = r * PARTS * lanes + lane
-                tl.store(raw + out, fr, mask)
-                if T:
-                    tl.store(draw + out, dfr, mask)
-                if PARTS == 2:
-                    tl.store(raw + out + lanes, fi, mask)
-                    if T:
-                        tl.store(draw + out + lanes, dfi, mask)
+                f = get(F, place, form)
+                out = ((r * form.parts + part) * form.free + pool) * lanes + lane
+                tl.store(raw + out, f[0], there & (way + 0 * lane == 0))
+                if form.tangents:
+                    tl.store(draw + out, f[1], there)
+        tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["count", "lanes", "places", "slots", "readings"])
+@triton.jit(
+    do_not_specialize=[
+        "count", "waits", "lanes", "places", "orders", "readings", "width",
+        "first",
+    ]
+)  # fmt: skip
 def there(
-    knots, clears, places_read, C, dC, start, dstart, scratch, raw, draw,
-    count, lanes, places, slots, readings,
-    PARTS: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+    knots, clears, looks, K, dK, W, dW, start, dstart, scratch, raw, draw,
+    count, waits, lanes, places, orders, readings, width, first, form: tl.constexpr,
 ):  # fmt: skip
     """Walk there: raw F at the readings, and its derivative along one tangent."""
     worker, workers, way = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
-    lane0 = tl.arange(0, BLOCK)
-    lanes = lanes + tl.full([], 0, tl.int64)
-    F = scratch + (way * workers + worker).to(tl.int64) * slots * BLOCK + lane0
-    dC += way.to(tl.int64) * count * 6 * lanes
-    dstart += way.to(tl.int64) * lanes
-    draw += way.to(tl.int64) * readings * PARTS * lanes
-    for block in range(worker, (lanes + BLOCK - 1) // BLOCK, workers):
-        lane = block * BLOCK + lane0
+    lane0 = tl.arange(0, form.block)[None, None, :]
+    lanes, width, way64 = lanes.to(tl.int64), width.to(tl.int64), way.to(tl.int64)
+    size: tl.constexpr = (1 + form.tangents) * form.parts
+    f, z = size * form.free * width, size * form.pools * width
+    at = scratch + (way64 * workers + worker) * (places * f + orders * z)
+    F = states(at, lane0, width, f, form.free, form)
+    Z = states(at + places * f, lane0, width, z, form.pools, form)
+    dK += way64 * count * form.knot_rows * lanes
+    dW += way64 * waits * form.wait_rows * lanes
+    dstart += way64 * form.pools * lanes
+    draw += way64 * readings * form.parts * form.free * lanes
+    for block in range(worker, (lanes + form.block - 1) // form.block, workers):
+        lane = first + block * form.block + lane0
         _forward(
-            knots, clears, places_read, C, dC, start, dstart, raw, draw, F, F,
-            count, lanes, lane, lane < lanes, places, PARTS, T, False, BLOCK,
+            knots, clears, looks, K, dK, W, dW, start, dstart, raw, draw, F, Z, (),
+            count, lanes, lane, lane < lanes, way, form, False,
         )  # fmt: skip
 
 
 @triton.jit
-def _gather(at, row, lanes, lane, mask, v, d, T: tl.constexpr, total):
-    tl.store(at + row * lanes + lane, v, mask)
-    if T:
-        tl.store(at + total + row * lanes + lane, d, mask)
+def _none(real: tl.constexpr, form: tl.constexpr):
+    """Return cotangents of coefficients, all zero."""
+    one = tl.full([1, 1, form.block], 0, real)
+    pools = tl.full([1, form.pad, form.block], 0, real)
+    square = tl.full([1, form.pad, form.pad, form.block], 0, real)
+    if form.tangents:
+        a, b, c = (one, one), (pools, pools), (square, square)
+    else:
+        a, b, c = (one,), (pools,), (square,)
+    M_im, X = a, a
+    if form.shifted:
+        M_im = c
+    if form.bound == 2:
+        X = c
+    return b, a, a, a, c, M_im, c, b, X, (a, a, a), (a, a)
 
 
 @triton.jit(
-    do_not_specialize=["count", "lanes", "places", "slots", "readings", "stored"]
-)
+    do_not_specialize=[
+        "count", "waits", "lanes", "places", "orders", "readings", "width",
+        "first", "stored",
+    ]
+)  # fmt: skip
 def there_and_back(
-    knots, clears, places_read, C, dC, start, dstart, scratch, raw, draw, bar,
-    C_bar, start_bar, count, lanes, places, slots, readings, stored,
-    PARTS: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+    knots, clears, looks, K, dK, W, dW, start, dstart, scratch, raw, draw, bar,
+    K_bar, W_bar, start_bar,
+    count, waits, lanes, places, orders, readings, width, first, stored,
+    form: tl.constexpr,
 ):  # fmt: skip
-    """Walk there and back with one cotangent of raw F (T: of its derivative)."""
+    """Walk there and back with a cotangent of raw F (and of its derivative)."""
     worker, workers, way = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
-    lane0 = tl.arange(0, BLOCK)
-    lanes = lanes + tl.full([], 0, tl.int64)
-    each = 2 * slots + 3 * stored * PARTS * (1 + T)
-    F = scratch + (way * workers + worker).to(tl.int64) * each * BLOCK + lane0
-    G = F + slots * BLOCK
-    kept = G + slots * BLOCK
-    total = count * 6 * lanes
-    if T:
-        dC += way.to(tl.int64) * total
-        dstart += way.to(tl.int64) * lanes
-    draw += way.to(tl.int64) * readings * PARTS * lanes
-    bar += way.to(tl.int64) * readings * PARTS * lanes
-    C_bar += way.to(tl.int64) * total * (1 + T)
-    start_bar += way.to(tl.int64) * lanes * (1 + T)
-    ZG = G + places * PARTS * (1 + T) * BLOCK
-    none = tl.full([BLOCK], 0, scratch.dtype.element_ty)
-    for block in range(worker, (lanes + BLOCK - 1) // BLOCK, workers):
-        lane = block * BLOCK + lane0
+    real = scratch.dtype.element_ty
+    lane0 = tl.arange(0, form.block)[None, None, :]
+    lanes, width, way64 = lanes.to(tl.int64), width.to(tl.int64), way.to(tl.int64)
+    size: tl.constexpr = (1 + form.tangents) * form.parts
+    f, z = size * form.free * width, size * form.pools * width
+    half, each = places * f + orders * z, 2 * f + z
+    at = scratch + (way64 * workers + worker) * (2 * half + stored * each)
+    F = states(at, lane0, width, f, form.free, form)
+    Z = states(at + places * f, lane0, width, z, form.pools, form)
+    G = states(at + half, lane0, width, f, form.free, form)
+    ZG = states(at + half + places * f, lane0, width, z, form.pools, form)
+    at += 2 * half
+    kept = (
+        states(at, lane0, width, each, form.free, form),
+        states(at + f, lane0, width, each, form.free, form),
+        states(at + 2 * f, lane0, width, each, form.pools, form),
+    )
+    far_k, far_w = count * form.knot_rows * lanes, waits * form.wait_rows * lanes
+    seen = readings * form.parts * form.free * lanes
+    copies: tl.constexpr = 1 + form.tangents
+    dK += way64 * far_k
+    dW += way64 * far_w
+    dstart += way64 * form.pools * lanes
+    draw += way64 * seen
+    bar += way64 * seen * copies
+    K_bar += way64 * far_k * copies
+    W_bar += way64 * far_w * copies
+    start_bar += way64 * form.pools * lanes * copies
+    for block in range(worker, (lanes + form.block - 1) // form.block, workers):
+        lane = first + block * form.block + lane0
         mask = lane < lanes
         _forward(
-            knots, clears, places_read, C, dC, start, dstart, raw, draw, F, kept,
-            count, lanes, lane, mask, places, PARTS, T, True, BLOCK,
+            knots, clears, looks, K, dK, W, dW, start, dstart, raw, draw, F, Z, kept,
+            count, lanes, lane, mask, way, form, True,
         )  # fmt: skip
-        for i in range(slots):
-            tl.store(G + i * BLOCK, none)
+        wipe_all(G, places, form)
+        wipe_all(ZG, orders, form)
         tl.debug_barrier()
-        for back in range(count):
-            j = count - 1 - back
-            n = knots + j * 20
-            kind = tl.load(n)
-            low, size, step = tl.load(n + 2), tl.load(n + 3), tl.load(n + 4)
-            base, enter, leave = tl.load(n + 5), tl.load(n + 6), tl.load(n + 7)
-            grows, clear, stored_at = tl.load(n + 10), tl.load(n + 14), tl.load(n + 19)
-            first_read = tl.load(n + 17)
-            for r in range(first_read, first_read + tl.load(n + 18)):
-                place = tl.load(places_read + r)
-                if place >= 0:
-                    fr, dfr, fi, dfi = get(G, place, PARTS, T, BLOCK)
-                    at = bar + r * PARTS * lanes + lane
-                    x = tl.load(at, mask, 0.0)
-                    y = none
-                    if PARTS == 2:
-                        y = tl.load(at + lanes, mask, 0.0)
-                    if T:
-                        dfr += x
-                        dfi += y
-                    else:
-                        fr += x
-                        fi += y
-                    put(G, place, fr, dfr, fi, dfi, PARTS, T, BLOCK)
-                    tl.debug_barrier()
-            c, dc, s, ds, u, du, g, dg, mr, dmr, mi, dmi = coefs(
-                C, dC, j, lanes, lane, mask, T
-            )
-            sc, dsc, ss, dss, su, dsu = none, none, none, none, none, none
-            sg, dsg, sr, dsr, si, dsi = none, none, none, none, none, none
-            for i in range(size):
-                k = low + i * step
-                at = 3 * (stored_at + i)
-                ar, dar, ai, dai = get(kept, at, PARTS, T, BLOCK)
-                br, dbr, bi, dbi = get(kept, at + 1, PARTS, T, BLOCK)
-                zr, dzr, zi, dzi = get(kept, at + 2, PARTS, T, BLOCK)
-                yr, dyr, yi, dyi, xr, dxr, xi, dxi, _, _, _, _ = operate(
-                    k, grows, enter, u, du, g, dg,
-                    mr, dmr, mi, dmi, ar, dar, ai, dai, br, dbr, bi, dbi,
-                    zr, dzr, zi, dzi, PARTS, T,
-                )  # fmt: skip
-                er, der, ei, dei = get(ZG, k, PARTS, T, BLOCK)  # of the new ζ
-                v, d = dot(yr, dyr, yi, dyi, er, der, ei, dei, PARTS, T)
-                sc += v
-                dsc += d
-                wr, dwr = pull(c, dc, er, der, T)  # of y
-                wi, dwi = pull(c, dc, ei, dei, T)
-                if kind == 1:
-                    pr, dpr, pi, dpi = get(G, base + k, PARTS, T, BLOCK)
-                    qr, dqr, qi, dqi = get(G, base - k, PARTS, T, BLOCK)
-                    on = tl.where(k != 0, 1.0, 0.0).to(pr.dtype)
-                    if PARTS == 2:
-                        qr, dqr, qi, dqi = on * qr, on * dqr, -on * qi, -on * dqi
-                    else:
-                        qr, dqr = on * leave * qr, on * leave * dqr
-                        qi, dqi = qr, dqr
-                    Ar, dAr, Ai, dAi = pr + qr, dpr + dqr, pi + qi, dpi + dqi
-                    hr, dhr, hi, dhi = pr - qr, dpr - dqr, pi - qi, dpi - dqi
-                    v, d = dot(xr, dxr, xi, dxi, hr, dhr, hi, dhi, PARTS, T)
-                    sc += v
-                    dsc += d
-                    v, d = dot(yr, dyr, yi, dyi, hr, dhr, hi, dhi, PARTS, T)
-                    ss += 0.5 * v
-                    dss += 0.5 * d
-                    v, d = dot(xr, dxr, xi, dxi, er, der, ei, dei, PARTS, T)
-                    ss -= 2 * v
-                    dss -= 2 * d
-                    v, d = pull(s, ds, hr, dhr, T)
-                    wr += 0.5 * v
-                    dwr += 0.5 * d
-                    v, d = pull(s, ds, hi, dhi, T)
-                    wi += 0.5 * v
-                    dwi += 0.5 * d
-                    tr, dtr = pull(c, dc, hr, dhr, T)  # of D
-                    ti, dti = pull(c, dc, hi, dhi, T)
-                    v, d = pull(s, ds, er, der, T)
-                    tr -= 2 * v
-                    dtr -= 2 * d
-                    v, d = pull(s, ds, ei, dei, T)
-                    ti -= 2 * v
-                    dti -= 2 * d
-                    pr, dpr, pi, dpi = Ar + tr, dAr + dtr, Ai + ti, dAi + dti
-                    qr, dqr, qi, dqi = Ar - tr, dAr - dtr, Ai - ti, dAi - dti
-                    if PARTS == 2:
-                        qi = -qi
-                        dqi = -dqi
-                    else:
-                        qr, dqr = enter * qr, enter * dqr
-                    v, d = dot(ar, dar, ai, dai, pr, dpr, pi, dpi, PARTS, T)
-                    sr += v
-                    dsr += d
-                    v, d = dot(br, dbr, bi, dbi, qr, dqr, qi, dqi, PARTS, T)
-                    sr += v
-                    dsr += d
-                    if PARTS == 2:
-                        v, d = dot(ar, dar, -ai, -dai, pi, dpi, pr, dpr, 2, T)
-                        si += v
-                        dsi += d
-                        v, d = dot(br, dbr, -bi, -dbi, qi, dqi, qr, dqr, 2, T)
-                        si += v
-                        dsi += d
-                    pr, dpr, pi, dpi = unturn(
-                        mr, dmr, mi, dmi, pr, dpr, pi, dpi, PARTS, T
-                    )
-                    qr, dqr, qi, dqi = unturn(
-                        mr, dmr, mi, dmi, qr, dqr, qi, dqi, PARTS, T
-                    )
-                    if k == 0:
-                        pr += qr
-                        dpr += dqr
-                        pi += qi
-                        dpi += dqi
-                    else:
-                        put(G, base - k, qr, dqr, qi, dqi, PARTS, T, BLOCK)
-                    put(G, base + k, pr, dpr, pi, dpi, PARTS, T, BLOCK)
-                on = tl.where((k == 0) & (grows != 0), 1.0, 0.0).to(zr.dtype)
-                if PARTS == 2:
-                    sg += on * wi
-                    dsg += on * dwi
-                else:
-                    sg += on * wr
-                    dsg += on * dwr
-                v, d = dot(zr, dzr, zi, dzi, wr, dwr, wi, dwi, PARTS, T)
-                su += v
-                dsu += d
-                er, der = pull(u, du, wr, dwr, T)
-                ei, dei = pull(u, du, wi, dwi, T)
-                put(ZG, k, er, der, ei, dei, PARTS, T, BLOCK)
-            row = j * 6
-            _gather(C_bar, row, lanes, lane, mask, sc, dsc, T, total)
-            _gather(C_bar, row + 1, lanes, lane, mask, ss, dss, T, total)
-            _gather(C_bar, row + 2, lanes, lane, mask, su, dsu, T, total)
-            _gather(C_bar, row + 3, lanes, lane, mask, sg, dsg, T, total)
-            _gather(C_bar, row + 4, lanes, lane, mask, sr, dsr, T, total)
-            _gather(C_bar, row + 5, lanes, lane, mask, si, dsi, T, total)
+        for later in range(count):
+            j = count - 1 - later
+            _unlook(knots + j * 20, looks, G, bar, seen, lanes, lane, mask, form)
+            window, at_knot, signs, wait = _knot(knots, j, form)
+            base, stored_at = at_knot
+            enter, leave, grows = signs
+            C = coefs(K, dK, j, W, dW, wait, lanes, lane, mask, form)
+            sums = _none(real, form)
+            for i in range(window[1]):
+                k = window[0] + i * window[2]
+                a = get(kept[0], stored_at + i, form)
+                b = get(kept[1], stored_at + i, form)
+                c = get(kept[2], stored_at + i, form)
+                order = k + 0 * lane
+                on, zero = (grows & (order == 0)).to(real), (order == 0).to(real)
+                n = order.to(real)
+                came = come(C, n, on, enter, a, b, c, form)
+                a, b, c = (
+                    get(G, base + k, form),
+                    get(G, base - k, form),
+                    get(ZG, k, form),
+                )
+                sums, a, b, c = back(
+                    C, sums, n, zero, on, enter, leave, came, a, b, c, form
+                )
+                put(G, base + k, a)
+                put(only(G, order != 0), base - k, b)
+                put(ZG, k, c)
+            keep(sums, K_bar, far_k, j, W_bar, far_w, wait, lanes, lane, mask, form)
             tl.debug_barrier()
-            clear_z = clear + tl.load(n + 15)
-            for i in range(clear, clear_z):
-                put(G, tl.load(clears + i), none, none, none, none, PARTS, T, BLOCK)
-            for i in range(clear_z, clear_z + tl.load(n + 16)):
-                put(ZG, tl.load(clears + i), none, none, none, none, PARTS, T, BLOCK)
+            _clear(knots, j, clears, G, ZG, form)
             tl.debug_barrier()
-        er, der, ei, dei = get(ZG, 0, PARTS, T, BLOCK)
-        if PARTS == 2:
-            er, der = ei, dei
-        _gather(start_bar, 0, lanes, lane, mask, er, der, T, lanes)
+        _unstart(ZG, start_bar, lanes, lane, mask, form)
         tl.debug_barrier()
+
+
+@triton.jit
+def _unlook(n, looks, G, bar, seen, lanes, lane, mask, form: tl.constexpr):
+    """Add the readings' cotangents to those of F."""
+    part = tl.arange(0, form.parts)[:, None, None]
+    pool = tl.arange(0, form.pad)[None, :, None]
+    for r in range(tl.load(n + 17), tl.load(n + 17) + tl.load(n + 18)):
+        place = tl.load(looks + r)
+        if place >= 0:
+            at = ((r * form.parts + part) * form.free + pool) * lanes + lane
+            there = (pool < form.free) & mask
+            more = number(bar, bar + seen, at, there, 0.0, form)
+            put(G, place, plus(get(G, place, form), more))
+            tl.debug_barrier()
+
+
+@triton.jit
+def _unstart(ZG, start_bar, lanes, lane, mask, form: tl.constexpr):
+    part = tl.arange(0, form.parts)[:, None, None]
+    pool = tl.arange(0, form.pad)[None, :, None]
+    some = (part == form.parts - 1) & (pool < form.pools) & mask
+    rows = pool * lanes + lane
+    add_to(start_bar, form.pools * lanes, rows + 0 * part, some, get(ZG, 0, form))
