@@ -58,6 +58,13 @@ from mrsim.torrey._stepping import (
     stepped_error as stepped_error,
     stepped_parts as stepped_parts,
 )
+from mrsim.torrey._strength import (
+    b_tensor as b_tensor,
+    b_value as b_value,
+    net_moment as net_moment,
+    with_b as with_b,
+    with_G as with_G,
+)
 from mrsim.torrey._surface_distance import surface_distance as surface_distance
 from mrsim.torrey.adc_fits import fit_adc as fit_adc, fit_tensor as fit_tensor
 from mrsim.torrey.apparent import (
@@ -80,12 +87,7 @@ from mrsim.torrey.encoding import (
     SinOGSE as SinOGSE,
     Trapezoid as Trapezoid,
     Waveform as Waveform,
-    b_tensor as b_tensor,
-    b_value as b_value,
-    net_moment as net_moment,
     profile as profile,
-    with_b as with_b,
-    with_G as with_G,
 )
 from mrsim.torrey.formalism import (
     pgse as pgse,

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from mrsim._check import check_floats, concrete
+from mrsim.torrey._strength import check_refocused
 from mrsim.torrey.encoding import Waveform, profile
-from mrsim.torrey.encoding_profile import Pieces, moments, pieces
+from mrsim.torrey.encoding_profile import Pieces, moments, order, pieces
 from mrsim.torrey.galerkin import Model, assemble
 from mrsim.torrey.geometry import Cylinder, Shape, Slab, Sphere, axis, layers
 from mrsim.torrey.water import Water
@@ -67,6 +68,7 @@ def analytic_layers(shape: Shape, water: Water, encoding: Any) -> Tensor:
     tensor([0.2160, 0.7840])
     """
     full = layers("analytic", shape, water)
+    check_refocused("analytic", encoding)
     wave = profile(encoding)
     check_floats("analytic", D=water.D, duration=wave.duration)
     played = pieces(wave)
@@ -102,13 +104,9 @@ def evolve(model: Model, played: Pieces, weights: Tensor) -> Tensor:
     made = dict(zip(moving, fast, strict=True))
     made |= zip(resting, torch.complex(slow, zero), strict=True)
     state = model.start.to(fast.dtype)
-    for step in played.play:
-        part = played.segments[step.segment]
-        for k in reversed(part) if step.reverse else part:
-            E = made[k]
-            if step.sign < 0:
-                E = torch.complex(E.real, -E.imag)
-            state = E @ state
+    for k, sign in order(played):
+        E = made[k] if sign > 0 else torch.complex(made[k].real, -made[k].imag)
+        state = E @ state
     return state
 
 

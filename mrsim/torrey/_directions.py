@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from mrsim.torrey.encoding import Waveform, with_b
+from mrsim.torrey._strength import with_b
+from mrsim.torrey.encoding import Waveform
 from mrsim.tree import put, tree_map
 
 _STEPS = 400

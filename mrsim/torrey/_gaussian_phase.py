@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mrsim._check import check_floats
+from mrsim.torrey._strength import check_refocused
 from mrsim.torrey.encoding import profile
-from mrsim.torrey.encoding_profile import moments, pieces
+from mrsim.torrey.encoding_profile import echo_time, moments, pieces
 from mrsim.torrey.exponents import exponents
 from mrsim.torrey.geometry import Cylinder, Shape, Sphere, axis, dimension, layers
 from mrsim.torrey.polynomials import Numbers
@@ -37,7 +38,8 @@ def gaussian_phase(shape: Shape, water: Water, encoding: Any) -> Tensor:
         () signal, as a share of all spins.
 
     Raises:
-        ValueError: the geometry has several layers or its surface relaxes.
+        ValueError: the geometry has several layers or its surface relaxes, or the
+            encoding does not refocus.
 
     Reference:
         Murday and Cotts 1968 (J. Chem. Phys. 48:4938); Neuman 1974 (J. Chem. Phys.
@@ -54,6 +56,7 @@ def gaussian_phase(shape: Shape, water: Water, encoding: Any) -> Tensor:
             "gaussian_phase: the geometry must have one layer whose surface does not"
             " relax; use analytic for others"
         )
+    check_refocused("gaussian_phase", encoding, needed=True)
     wave = profile(encoding)
     check_floats("gaussian_phase", D=water.D, duration=wave.duration)
     played = pieces(wave)
@@ -67,7 +70,7 @@ def gaussian_phase(shape: Shape, water: Water, encoding: Any) -> Tensor:
     within = _across(shape)
     bound = (within * total).sum()
     free = ((torch.eye(3).to(within) - within) * moments(wave)[1].double()).sum()
-    echo = torch.stack([wave.duration[s.segment] for s in wave.play]).double().sum()
+    echo = echo_time(wave).double()
     made = torch.exp(-bound - full.D[0] * free - echo * full.R2[0])
     return made.to(water.D.dtype)
 

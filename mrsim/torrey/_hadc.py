@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mrsim._check import check_floats
 from mrsim.torrey._stepping import Steps, fine, solved
+from mrsim.torrey._strength import attenuation, check_refocused
 from mrsim.torrey._sweep import Plan
 from mrsim.torrey.assembly import MS, UM, apply, assemble, diffusion_parts, readout
 from mrsim.torrey.encoding import profile
@@ -43,6 +44,11 @@ def hadc(
     Returns:
         () [mm²/s]; `apparent_diffusion` of the complete basis up to the time steps.
 
+    Raises:
+        ValueError: the encoding has no gradients or does not refocus, or numbers of
+            steps, θ or the order do not fit.
+        MemoryError: the states would not fit; the message has the estimate.
+
     Reference:
         Haddar, Li and Schiavi 2018 (Comm Math Sci 16:1763), equation 19.
 
@@ -53,6 +59,8 @@ def hadc(
     >>> bool(torrey.hadc(*mesh, torrey.Water(D=2e-3), x) < 2e-3)
     True
     """
+    check_refocused("hadc", encoding, needed=True)
+    attenuation("hadc", encoding)
     wave = profile(encoding)
     check_floats("hadc", points=nodes.points, duration=wave.duration)
     h, g = fine("hadc", wave, steps, len(topology.home))
@@ -60,7 +68,7 @@ def hadc(
     parts = diffusion_parts(blocks, topology)
     x = nodes.points[topology.point] * UM
     weights = readout(blocks, topology).sum(0)
-    x = x - (weights @ x).detach() / weights.sum().detach()
+    x = x - (weights @ x) / weights.sum()
     flux = apply(parts, x)
     ends = (h[:, None] * g).cumsum(0) / UM
     before = torch.cat([torch.zeros_like(ends[:1]), ends[:-1]])

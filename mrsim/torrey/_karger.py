@@ -6,9 +6,24 @@ import torch
 from torch import Tensor
 
 from mrsim._check import check_floats
+from mrsim.torrey._plausible import check_moved
+from mrsim.torrey._strength import check_refocused
+from mrsim.torrey.assembly import areas
 from mrsim.torrey.encoding import profile
-from mrsim.torrey.encoding_profile import moments, pieces, timeline
-from mrsim.torrey.mesh import Nodes, Topology, compartment_volumes
+from mrsim.torrey.encoding_profile import (
+    Pieces,
+    echo_time,
+    moments,
+    order,
+    pieces,
+    timeline,
+)
+from mrsim.torrey.mesh import (
+    Nodes,
+    Topology,
+    compartment_volumes,
+    volumes as element_volumes,
+)
 from mrsim.torrey.water import Water, spread
 
 _GAUSS = 3**0.5 / 6
@@ -40,6 +55,9 @@ def karger(
     Returns:
         (compartment,) signals, as shares of all spins.
 
+    Raises:
+        ValueError: there are no steps, or elements are inverted.
+
     Reference:
         Kärger 1985 (Adv. Colloid Interface Sci. 23:129); Fieremans et al. 2010 (NMR
         Biomed. 23:711).
@@ -52,6 +70,9 @@ def karger(
     >>> torch.isclose(made, torch.exp(-2e-3 * torrey.b_value(x)))
     tensor([True])
     """
+    if steps < 1:
+        raise ValueError(f"karger: steps must be at least 1, got {steps}")
+    check_refocused("karger", encoding)
     wave = profile(encoding)
     check_floats("karger", points=nodes.points, duration=wave.duration, D=D)
     w = spread("karger", water, topology)
@@ -59,28 +80,32 @@ def karger(
     rates = exchange_rates(nodes, topology, water)
     if w.T2 is not None:
         rates = rates - torch.diag_embed(1 / w.T2)
-    made = pieces(wave)
-    durations, vectors = timeline(made)
-    still = [k for s in made.play for k in _order(made.segments[s.segment], s.reverse)]
-    F = torch.zeros_like(vectors[0])
     state = _amounts(nodes, topology, w)
     state = state / state.sum()
-    for k, (tau, g) in enumerate(zip(durations, vectors, strict=True)):
-        count = 1 if made.still[still[k]] else steps
-        h = tau[None, None] / count
-        for j in range(count):
-            early, late = (
-                F + g * (tau * ((j + 0.5 + s * _GAUSS) / count)) for s in (-1, 1)
-            )
-            one, two = (
-                torch.einsum("a,cab,b->c", f, tensors, f) for f in (early, late)
-            )
-            near, far = 0.5 + 2 * _GAUSS, 0.5 - 2 * _GAUSS
-            for loss in (near * one + far * two, far * one + near * two):
-                step = torch.matrix_exp(h / 2 * (rates - torch.diag_embed(loss)))
-                state = step @ state
-        F = F + tau * g
+    for propagator in _propagators(pieces(wave), tensors, rates, steps):
+        state = propagator @ state
     return state
+
+
+def _propagators(made: Pieces, tensors: Tensor, rates: Tensor, steps: int) -> Tensor:
+    """Return the propagators (step, compartment, compartment) in the order of time."""
+    durations, vectors = timeline(made)
+    moved = (durations[:, None] * vectors).cumsum(0)
+    before = torch.cat([torch.zeros_like(moved[:1]), moved[:-1]])
+    counts = [1 if made.still[k] else steps for k, _ in order(made)]
+    half, states = [], []
+    for tau, g, F, count in zip(durations, vectors, before, counts, strict=True):
+        half.append((tau[None] / (2 * count)).expand(2 * count))
+        for j in range(count):
+            early, late = (j + 0.5 - _GAUSS) / count, (j + 0.5 + _GAUSS) / count
+            states += [F + g * (tau * early), F + g * (tau * late)]
+    F = torch.stack(states)
+    loss = torch.einsum("sa,cab,sb->sc", F, tensors, F).unflatten(0, (-1, 2))
+    one, two = loss.unbind(1)
+    near, far = 0.5 + 2 * _GAUSS, 0.5 - 2 * _GAUSS
+    mixed = torch.stack([near * one + far * two, far * one + near * two], 1)
+    each = rates - torch.diag_embed(mixed.flatten(0, 1))
+    return torch.matrix_exp(torch.cat(half)[:, None, None] * each)
 
 
 def exchange_rates(nodes: Nodes, topology: Topology, water: Water) -> Tensor:
@@ -105,13 +130,14 @@ def exchange_rates(nodes: Nodes, topology: Topology, water: Water) -> Tensor:
             [ 5.1962, -2.5981]])
     """
     w = spread("exchange_rates", water, topology)
+    check_moved("exchange_rates", element_volumes(nodes, topology))
     volumes = compartment_volumes(nodes, topology)
     ones = torch.ones_like(volumes)
     rho = ones if w.rho is None else w.rho
     count = topology.compartments
     total = torch.zeros_like(volumes[:, None] * volumes).flatten()
     if w.kappa is not None and len(topology.inner):
-        area = _areas(nodes, topology, topology.inner[:, 0])
+        area = areas(nodes.points, topology.point[topology.inner[:, 0]])
         flux = w.kappa[topology.inner_marker] * area
         sides = [topology.home[topology.inner[:, k, 0]] for k in (0, 1)]
         for one, two in (sides, sides[::-1]):
@@ -120,7 +146,7 @@ def exchange_rates(nodes: Nodes, topology: Topology, water: Water) -> Tensor:
             total = total.index_add(0, one * count + one, -rate)
     if w.relaxivity is not None and len(topology.outer):
         home = topology.home[topology.outer[:, 0]]
-        area = _areas(nodes, topology, topology.outer)
+        area = areas(nodes.points, topology.point[topology.outer])
         rate = w.relaxivity[topology.outer_marker] * area / volumes[home]
         total = total.index_add(0, home * count + home, -rate)
     return total.unflatten(0, (count, count))
@@ -147,13 +173,14 @@ def free_diffusion(
     >>> torrey.free_diffusion(*mesh, torrey.Water(D=2e-3), x)
     tensor([1.])
     """
+    check_refocused("free_diffusion", encoding)
     wave = profile(encoding)
     check_floats("free_diffusion", points=nodes.points, duration=wave.duration)
     w = spread("free_diffusion", water, topology)
+    check_moved("free_diffusion", element_volumes(nodes, topology))
     exponent = torch.einsum("ab,cab->c", moments(wave)[1], w.D)
     if w.T2 is not None:
-        echo = torch.stack([wave.duration[s.segment] for s in wave.play]).sum()
-        exponent = exponent + echo / w.T2
+        exponent = exponent + echo_time(wave) / w.T2
     state = _amounts(nodes, topology, w)
     return state / state.sum() * torch.exp(-exponent)
 
@@ -161,13 +188,3 @@ def free_diffusion(
 def _amounts(nodes: Nodes, topology: Topology, w: Water) -> Tensor:
     volumes = compartment_volumes(nodes, topology)
     return volumes if w.rho is None else volumes * w.rho
-
-
-def _areas(nodes: Nodes, topology: Topology, facets: Tensor) -> Tensor:
-    a, b, c = nodes.points[topology.point[facets]].unbind(1)
-    n = torch.linalg.cross(b - a, c - a)
-    return (n * n).sum(-1).sqrt() / 2
-
-
-def _order(part: tuple[int, ...], reverse: bool) -> list[int]:
-    return list(reversed(part)) if reverse else list(part)

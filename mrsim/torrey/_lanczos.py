@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mrsim._check import require
 
-_BLOCK = 4
+_WIDE, _NARROW = 8, 4  # columns of a block: about a shift inside, and below
 _TOLERANCE = 1e-13  # of a residual, relative to θ
 _NOTHING = 1e-12  # of what a column was before it was made orthogonal: rounding
 
@@ -22,9 +22,10 @@ class Pencil(NamedTuple):
 
     K: Any
     M: Any
-    factors: Any
+    factors: Any  # None: not needed yet, see `_sparse_modes.factorised`
     shift: float
     below: int = 0  # number of eigenvalues below the shift
+    key: bytes = b""  # under which it is remembered
 
 
 def lanczos(p: Pencil, found: Any, count: int, seed: int) -> Any:
@@ -41,13 +42,14 @@ def lanczos(p: Pencil, found: Any, count: int, seed: int) -> Any:
     """
     numpy = require("numpy", "opt")
     size, first = found.shape
-    room = min(size - first, 3 * count + 100) + _BLOCK
+    block = _WIDE if p.below else _NARROW
+    room = min(size - first, 3 * count + 100) + block
     Q, T = numpy.empty((size, first + room), order="F"), numpy.zeros((room, room))
     Q[:, :first] = found
-    start = numpy.random.default_rng(seed).standard_normal((size, _BLOCK))
+    start = numpy.random.default_rng(seed).standard_normal((size, block))
     q, image, R = _cleared(p, found, p.factors.solve(p.M @ start), 0.0)
     most = 0.0
-    m, look = 0, 2 * count + (9 if p.below else 26) * _BLOCK
+    m, look = 0, 2 * count + (9 if p.below else 26) * block
     while True:
         end, width = m + q.shape[1], q.shape[1]
         if end > room:

@@ -3,6 +3,7 @@
 import torch
 
 _INFO = "/proc/meminfo"
+_ELEMENT = 1024  # bytes an element takes while its faces are sorted
 
 
 def available(device: torch.device) -> int | None:
@@ -37,3 +38,21 @@ def demand(what: str, size: int, device: torch.device, remedy: str) -> None:
             f"{what} needs about {size / 2**30:.1f} GiB, but {device} has"
             f" {left / 2**30:.1f} GiB left; {remedy}"
         )
+
+
+def demand_elements(where: str, count: float) -> None:
+    """Refuse a mesh whose elements would not fit, with their number.
+
+    Args:
+        where: the generator, for the message.
+        count: of elements.
+
+    Raises:
+        MemoryError: there is less memory than that.
+    """
+    demand(
+        f"{where}: a mesh of {count:.3g} elements",
+        int(_ELEMENT * count),
+        torch.device("cpu"),
+        "take larger elements; sizes are in mm: multiply those in µm by mrsim.units.um",
+    )

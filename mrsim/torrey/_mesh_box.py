@@ -1,11 +1,13 @@
 """Boxes, and slabs of layers, cut into cubes and these into six tetrahedra."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mrsim.torrey._memory import demand_elements
 from mrsim.torrey.chart import ring_counts
 from mrsim.torrey.faces import find_faces
 from mrsim.torrey.lattice import split_box
@@ -37,6 +39,7 @@ def mesh_box(sides: Any, counts: Sequence[int]) -> tuple[Nodes, Topology]:
             f"mesh_box: sides and counts must be three each, counts at least 1, got"
             f" {tuple(lengths.shape)} and {tuple(counts)}"
         )
+    demand_elements("mesh_box", 6.0 * math.prod(counts))
     whole, elements = split_box(tuple(counts))
     points = (whole / torch.tensor(counts).double() - 0.5) * lengths
     return _walled(points, elements, torch.zeros(len(elements), dtype=torch.long), 5)
@@ -68,6 +71,7 @@ def mesh_slab(
     counts = ring_counts(ends[1:] - ends[0], size)
     across = size if width is None else width
     side = max(1, round(across / size))
+    demand_elements("mesh_slab", 6.0 * sum(counts) * side**2)
     places = torch.cat(
         [ends[:1]]
         + [

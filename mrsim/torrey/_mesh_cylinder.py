@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mrsim.torrey._axon import Axon, axon
+from mrsim.torrey._memory import demand_elements
 from mrsim.torrey.chart import Chart, level_weights, ring_counts
 from mrsim.torrey.faces import find_faces
 from mrsim.torrey.lattice import split_simplex
@@ -48,6 +49,7 @@ def cylinder_chart(
             f"cylinder_chart: rings must have at least one level a layer and two in"
             f" all, and slices be at least 1, got {tuple(rings)} and {slices}"
         )
+    demand_elements("cylinder_chart", 18.0 * count**2 * slices)
     disc, level, triangles = _disc(count)
     flat, heights = len(disc), slices + 1
     at = torch.arange(heights).repeat_interleave(flat)

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from mrsim.torrey._ball import Ball, ball
 from mrsim.torrey._ellipsoid import Ellipsoid, ellipsoid
+from mrsim.torrey._memory import demand_elements
+from mrsim.torrey._plausible import check_moved
 from mrsim.torrey.chart import Chart, level_weights, ring_counts
 from mrsim.torrey.lattice import split_simplex
-from mrsim.torrey.mesh import Nodes, Topology, make_mesh
+from mrsim.torrey.mesh import Nodes, Topology, make_mesh, volumes
 from mrsim.torrey.quality import orient
 from mrsim.units import um
 
@@ -48,6 +50,7 @@ def sphere_chart(rings: Sequence[int], grading: float = 1.0) -> tuple[Chart, Top
             f"sphere_chart: rings must have at least one level a layer and two in all,"
             f" got {tuple(rings)}"
         )
+    demand_elements("sphere_chart", 20.0 * count**3)
     corners, faces = icosahedron()
     lattice, cells = split_simplex(3, count)
     # a point is known by the whole-number weights of the twelve corners
@@ -121,7 +124,7 @@ def mesh_sphere(
     outer = torch.as_tensor(radii, dtype=torch.float64)
     rings = ring_counts(outer, size, 1 / _EDGE)
     chart, topology = sphere_chart(rings, grading)
-    return ball(chart, Ball(radii=outer)), topology
+    return _plausible("mesh_sphere", ball(chart, Ball(radii=outer)), topology)
 
 
 def mesh_ellipsoid(
@@ -148,4 +151,10 @@ def mesh_ellipsoid(
     whole = semi.amax().reshape(1)
     outer = whole if inside is None else inside * whole
     chart, topology = sphere_chart(ring_counts(outer, size, 1 / _EDGE))
-    return ellipsoid(chart, Ellipsoid(axes=semi, layers=inside)), topology
+    shape = Ellipsoid(axes=semi, layers=inside)
+    return _plausible("mesh_ellipsoid", ellipsoid(chart, shape), topology)
+
+
+def _plausible(where: str, nodes: Nodes, topology: Topology) -> tuple[Nodes, Topology]:
+    check_moved(where, volumes(nodes, topology))
+    return nodes, topology

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mrsim.torrey._memory import demand_elements
 from mrsim.torrey.mesh import Nodes, Topology, make_mesh
 from mrsim.torrey.stuffing import stuff
 from mrsim.tree import record
@@ -106,11 +107,19 @@ def mesh_neuron(
             f" got {size:.3g} mm for a diameter of {2 * least:.3g} mm; a size of half"
             f" of it resolves it"
         )
+    demand_elements("mesh_neuron", 6 * _volume(shape) / size**3)
     width = least / 4 if blend is None else blend
     points, elements = stuff(
         lambda p: neuron_distance(shape, p, width), _cells(shape, size), size
     )
     return make_mesh(points, elements)
+
+
+def _volume(capsules: Capsules) -> float:
+    """Return about the volume of all capsules [mm³]."""
+    r = (capsules.start_radius + capsules.stop_radius) / 2
+    length = (capsules.stop - capsules.start).norm(dim=-1)
+    return float((torch.pi * r**2 * (length + 4 / 3 * r)).sum())
 
 
 def _cells(capsules: Capsules, size: float) -> Tensor:

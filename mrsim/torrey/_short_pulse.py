@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mrsim._check import check_floats
 from mrsim.torrey._analytic import position_weights
+from mrsim.torrey._plausible import check_encoding
 from mrsim.torrey.encoding import PGSE
 from mrsim.torrey.galerkin import assemble
 from mrsim.torrey.geometry import Shape, Slab, Sphere, axis, dimension, layers
@@ -34,6 +35,9 @@ def short_pulse(shape: Shape, water: Water, encoding: PGSE) -> Tensor:
     Returns:
         () signal, as a share of all spins.
 
+    Raises:
+        TypeError: the encoding is no PGSE.
+
     Reference:
         Tanner and Stejskal 1968 (J. Chem. Phys. 49:1768), equation 6; Callaghan 1995
         (J. Magn. Reson. A 113:53).
@@ -43,6 +47,12 @@ def short_pulse(shape: Shape, water: Water, encoding: PGSE) -> Tensor:
     >>> torrey.short_pulse(torrey.Slab(edges=[-3e-3, 3e-3]), torrey.Water(D=2e-3), x)
     tensor(0.3288)
     """
+    if not isinstance(encoding, PGSE):
+        raise TypeError(
+            f"short_pulse: the encoding must be a PGSE, got {type(encoding).__name__};"
+            f" analytic takes every encoding"
+        )
+    check_encoding(encoding)
     full = layers("short_pulse", shape, water)
     check_floats("short_pulse", D=water.D, **_timings(encoding))
     moment = (encoding.q * encoding.delta * encoding.direction).double()

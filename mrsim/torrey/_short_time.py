@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from mrsim._check import check_floats
+from mrsim.torrey._plausible import check_moved
+from mrsim.torrey._strength import attenuation, check_refocused
 from mrsim.torrey.encoding import profile
 from mrsim.torrey.encoding_profile import moments, pieces, timeline
-from mrsim.torrey.mesh import Nodes, Topology, compartment_volumes
+from mrsim.torrey.mesh import Nodes, Topology, compartment_volumes, volumes
 from mrsim.torrey.water import Water, spread
 
 
@@ -29,6 +31,9 @@ def short_time(nodes: Nodes, topology: Topology, water: Water, encoding: Any) ->
     Returns:
         (compartment,) [mm²/s].
 
+    Raises:
+        ValueError: the encoding has no gradients, or does not refocus.
+
     Reference:
         Mitra, Sen and Schwartz 1993 (Phys. Rev. B 47:8565); Li et al. 2019
         (NeuroImage 202:116120), equation 35.
@@ -40,9 +45,12 @@ def short_time(nodes: Nodes, topology: Topology, water: Water, encoding: Any) ->
     >>> torrey.short_time(*mesh, torrey.Water(D=2e-3), x)
     tensor([0.0004])
     """
+    check_refocused("short_time", encoding, needed=True)
+    attenuation("short_time", encoding)
     wave = profile(encoding)
     check_floats("short_time", points=nodes.points, duration=wave.duration)
     w = spread("short_time", water, topology)
+    check_moved("short_time", volumes(nodes, topology))
     durations, vectors = timeline(pieces(wave))
     zero = torch.zeros_like(vectors[:1])
     jumps = torch.cat([vectors, zero]) - torch.cat([zero, vectors])

@@ -9,6 +9,8 @@ from torch.func import vmap
 
 from mrsim._remat import remat
 from mrsim.torrey._memory import available
+from mrsim.torrey._plausible import check_encoding
+from mrsim.torrey._strength import check_refocused
 from mrsim.torrey.basis import Basis
 from mrsim.torrey.encoding import profile
 from mrsim.torrey.encoding_profile import pieces
@@ -36,6 +38,7 @@ def signals(basis: Basis, encodings: Any, memory: int = 2**30) -> Tensor:
 
     Raises:
         MemoryError: one encoding alone takes more than ``memory`` or than there is.
+        ValueError: an encoding has impossible times.
 
     >>> from mrsim import torrey
     >>> corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) / 100
@@ -46,6 +49,8 @@ def signals(basis: Basis, encodings: Any, memory: int = 2**30) -> Tensor:
     >>> torrey.signals(basis, torrey.shells(pair, [500.0, 900.0], u)).shape
     torch.Size([10])
     """
+    check_encoding(encodings)
+    check_refocused("signals", encodings)
     count = len(tree_leaves(encodings)[0])
     one = signal_bytes(basis, tree_map(lambda x: x[0], encodings))
     left = available(basis.decay.device)
@@ -83,6 +88,15 @@ def signal_bytes(basis: Basis, encoding: Any) -> int:
 
     Returns:
         Bytes of the matrices that are held at once.
+
+    >>> import torch
+    >>> from mrsim import torrey
+    >>> mesh = torrey.mesh_box([6e-3, 6e-3, 6e-3], (2, 2, 2))
+    >>> water = torrey.Water(D=torch.tensor(2e-3).double())
+    >>> basis = torrey.laplace(*mesh, water, modes=9)
+    >>> pair = torrey.PGSE(q=1e4, direction=[1.0, 0, 0], delta=0.005, Delta=0.02)
+    >>> torrey.signal_bytes(basis, pair)
+    15552
     """
     made = pieces(profile(encoding))
     moving = sum(2 - still for still in made.still)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mrsim._check import require
 from mrsim.torrey._lanczos import Pencil, lanczos
+from mrsim.torrey._sparse_matrix import factors, sparse_matrix
 
 _KEPT: OrderedDict[bytes, Pencil] = OrderedDict()
-_PATTERNS: OrderedDict[bytes, tuple[Any, Any, Any]] = OrderedDict()
 _MOST_KEPT = 2
 _TOLERANCE = 1e-11
 _MOST_STEPS = 500
@@ -27,7 +27,7 @@ _BACKWARD = 1e-13  # backward error of a solution
 def pencil(
     dofs: list[Tensor], size: int, mass: Tensor, diffusion: tuple[Tensor, ...]
 ) -> Pencil:
-    """Assemble and factorise a pencil; the last two are remembered.
+    """Assemble a pencil; the last two are remembered.
 
     Args:
         dofs: (block, side) of each part of K; M is of the first.
@@ -36,7 +36,7 @@ def pencil(
         diffusion: (block, side, side) of each part of K.
 
     Returns:
-        The pencil, shifted below its lowest eigenvalue, 0 or more.
+        The pencil, with a shift below its lowest eigenvalue, 0 or more.
     """
     arrays = [x.detach().cpu().double().numpy() for x in (mass, *diffusion)]
     places = [x.cpu().numpy() for x in dofs]
@@ -45,70 +45,29 @@ def pencil(
         digest.update(x.tobytes())
     key = digest.digest()
     if key not in _KEPT:
-        M = _sparse(places[:1], arrays[:1], size)
-        K = _sparse(places, arrays[1:], size)
+        M = sparse_matrix(places[:1], arrays[:1], size)
+        K = sparse_matrix(places, arrays[1:], size)
         # far below the resolved modes, but not so far that rounding of 1/λ is felt
         shift = -1e-4 * float(K.diagonal().sum() / M.diagonal().sum())
-        _KEPT[key] = Pencil(K, M, _factors(K, M, shift), shift)
+        _KEPT[key] = Pencil(K, M, None, shift, key=key)
         if len(_KEPT) > _MOST_KEPT:
             _KEPT.popitem(last=False)
     _KEPT.move_to_end(key)
     return _KEPT[key]
 
 
-def _sparse(places: list[Any], arrays: list[Any], size: int) -> Any:
-    numpy, sparse = require("numpy", "opt"), require("scipy.sparse", "opt")
-    where, rows, starts = _pattern(places, size)
-    entries = numpy.concatenate([a.ravel() for a in arrays])
-    data = numpy.bincount(where, entries, len(rows))
-    return sparse.csc_matrix((data, rows, starts), (size, size))
-
-
-def _pattern(places: list[Any], size: int) -> tuple[Any, Any, Any]:
-    """Return the entry each block entry adds to, and rows and starts of columns."""
-    numpy = require("numpy", "opt")
-    digest = hashlib.sha256(str(size).encode())
-    for x in places:
-        digest.update(x.tobytes())
-    key = digest.digest()
-    if key not in _PATTERNS:
-        spots = [(p[:, None, :] * size + p[:, :, None]).ravel() for p in places]
-        filled, where = numpy.unique(numpy.concatenate(spots), return_inverse=True)
-        starts = numpy.searchsorted(filled, numpy.arange(size + 1) * size)
-        rows = (filled % size).astype(numpy.int32)
-        _PATTERNS[key] = where.astype(numpy.int32), rows, starts.astype(numpy.int32)
-        if len(_PATTERNS) > _MOST_KEPT:
-            _PATTERNS.popitem(last=False)
-    _PATTERNS.move_to_end(key)
-    return _PATTERNS[key]
-
-
-def product(parts: list[tuple[Tensor, Tensor]], V: Tensor) -> Tensor:
-    """Return what `assembly.apply` does, of constants, by sparse matrices."""
-    places = [p.cpu().numpy() for p, _ in parts]
-    stack = parts[0][1].shape[:-3]
-    flat = [x.detach().cpu().reshape(-1, *x.shape[-3:]).numpy() for _, x in parts]
-    v = V.detach().cpu().numpy()
-    made = [
-        torch.from_numpy(_sparse(places, list(x), len(v)) @ v)
-        for x in zip(*flat, strict=True)
-    ]
-    return torch.stack(made).reshape(*stack, *V.shape).to(V)
-
-
-def _factors(K: Any, M: Any, shift: float) -> Any:
-    linalg = require("scipy.sparse.linalg", "opt")
-    return linalg.splu(
-        (K - shift * M).tocsc(),
-        permc_spec="MMD_AT_PLUS_A",
-        diag_pivot_thresh=0.0,
-        options={"SymmetricMode": True},
-    )
+def factorised(p: Pencil) -> Pencil:
+    """Return the pencil with its factors, made once and remembered."""
+    if p.factors is None:
+        p = p._replace(factors=factors(p.K - p.shift * p.M))
+        if p.key in _KEPT:
+            _KEPT[p.key] = p
+    return p
 
 
 def count_below(p: Pencil, limit: float) -> int:
     """Return the number of eigenvalues below a limit, by the inertia of K − limit·M."""
-    return int((_factors(p.K, p.M, limit).U.diagonal() < 0).sum())
+    return int((factors(p.K - limit * p.M).U.diagonal() < 0).sum())
 
 
 def sparse_modes(p: Pencil, count: int) -> tuple[Tensor, Tensor]:
@@ -127,7 +86,8 @@ def sparse_modes(p: Pencil, count: int) -> tuple[Tensor, Tensor]:
     numpy = require("numpy", "opt")
     V, missed = numpy.empty((p.K.shape[0], 0)), count
     for seed in range(_RUNS):
-        shifted = p if seed else _inside(p, count)
+        shifted = None if seed else _inside(p, count)
+        shifted = shifted or factorised(p)
         V = numpy.concatenate([V, lanczos(shifted, V, missed, seed)], 1)
         lam, V = _ritz(p, V)
         lam, V = lam[:count], V[:, :count]
@@ -140,29 +100,29 @@ def sparse_modes(p: Pencil, count: int) -> tuple[Tensor, Tensor]:
     )
 
 
-def _inside(p: Pencil, count: int) -> Pencil:
+def _inside(p: Pencil, count: int) -> Pencil | None:
     """Shift to where about half of the modes lie below, which inertia tells."""
     numpy = require("numpy", "opt")
     if count < _FEW:
-        return p
+        return None
     mean = float(p.K.diagonal().sum() / p.M.diagonal().sum())
     shift = 0.8 * mean * (count / p.K.shape[0]) ** (2 / 3)  # Weyl's law
     for _ in range(4):
-        factors = _factors(p.K, p.M, shift)
-        below = int((factors.U.diagonal() < 0).sum())
-        if 0.3 * count < below < 0.65 * count and _accurate(p, factors, shift):
-            return Pencil(p.K, p.M, factors, shift, below)
+        made = factors(p.K - shift * p.M)
+        below = int((made.U.diagonal() < 0).sum())
+        if 0.3 * count < below < 0.65 * count and _accurate(p, made, shift):
+            return Pencil(p.K, p.M, made, shift, below)
         ratio = 0.47 * count / max(below, 1)
         shift *= float(numpy.clip(ratio, 0.05, 20.0)) ** (2 / 3)
-    return p
+    return None
 
 
-def _accurate(p: Pencil, factors: Any, shift: float) -> bool:
+def _accurate(p: Pencil, made: Any, shift: float) -> bool:
     """Tell whether factors without pivoting are as good as those with it."""
     numpy = require("numpy", "opt")
     A = p.K - shift * p.M
     b = numpy.cos(numpy.arange(A.shape[0]) * 1.0)
-    x = factors.solve(b)
+    x = made.solve(b)
     return bool(abs(A @ x - b).max() <= _BACKWARD * (abs(A) @ abs(x)).max())
 
 
@@ -208,13 +168,14 @@ def solve_above(
     all_, V, b = (x.detach().cpu().double().numpy() for x in (known, above, B))
     top, low = (x.detach().cpu().double().numpy() for x in (guards, lam))
     X = V @ ((V.T @ b) / (top[:, None] - low))
+    base = factorised(p).factors
     image = p.M @ all_
 
     def dual(r: Any) -> Any:
         return r - image @ (all_.T @ r)
 
     def precondition(r: Any) -> Any:
-        z = p.factors.solve(r)
+        z = base.solve(r)
         return z - all_ @ (image.T @ z)
 
     r = dual(b)

@@ -16,6 +16,7 @@ from torch import Tensor
 from mrsim._check import check_floats, concrete, traced
 from mrsim.torrey._fence import fence
 from mrsim.torrey._memory import demand
+from mrsim.torrey._strength import check_refocused
 from mrsim.torrey._sweep import Plan, states, sweep
 from mrsim.torrey.assembly import (
     MS,
@@ -45,13 +46,15 @@ def count_steps(encoding: Any, step: float) -> tuple[int, ...]:
         One number for each constant piece of the encoding.
 
     Raises:
-        ValueError: a transform follows the timings.
+        ValueError: a transform follows the timings, or the step is not positive.
 
     >>> from mrsim import torrey
     >>> x = torrey.PGSE(q=50.0, direction=[1.0, 0, 0], delta=0.01, Delta=0.03)
     >>> torrey.count_steps(x, 1e-3)
     (10, 20)
     """
+    if not step > 0:
+        raise ValueError(f"count_steps: step must be a positive time, got {step} s")
     made = pieces(profile(encoding)).duration
     if not concrete(made):
         raise ValueError(
@@ -90,7 +93,8 @@ def stepped(
         () complex signal, as a share of all spins.
 
     Raises:
-        ValueError: numbers of steps do not fit the encoding.
+        ValueError: numbers of steps do not fit the encoding, or θ or the order is out
+            of range.
         MemoryError: the states would not fit; the message has the estimate.
 
     Reference:
@@ -131,9 +135,19 @@ def stepped_parts(
         (compartment,) complex signals, as shares of all spins.
 
     Raises:
-        ValueError: numbers of steps do not fit the encoding.
+        ValueError: numbers of steps do not fit the encoding, or θ or the order is out
+            of range.
         MemoryError: the states would not fit.
+
+    >>> import torch
+    >>> from mrsim import torrey
+    >>> corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) / 100
+    >>> mesh = torrey.make_mesh(corners, [[0, 1, 2, 3]])
+    >>> pair = torrey.PGSE(q=1e4, direction=[1.0, 0, 0], delta=0.005, Delta=0.02)
+    >>> torrey.stepped_parts(*mesh, torrey.Water(D=2e-3), pair).abs()
+    tensor([0.9951])
     """
+    check_refocused("stepped", encoding)
     wave = profile(encoding)
     check_floats("stepped", points=nodes.points, duration=wave.duration)
     size = len(topology.home)
@@ -172,6 +186,14 @@ def stepped_error(
 
     Returns:
         () |S − S'|, where S' has twice the steps.
+
+    >>> import torch
+    >>> from mrsim import torrey
+    >>> corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) / 100
+    >>> mesh = torrey.make_mesh(corners, [[0, 1, 2, 3]])
+    >>> pair = torrey.PGSE(q=1e4, direction=[1.0, 0, 0], delta=0.005, Delta=0.02)
+    >>> bool(torrey.stepped_error(*mesh, torrey.Water(D=2e-3), pair, 50) < 1e-3)
+    True
     """
     twice = 2 * steps if isinstance(steps, int) else tuple(2 * n for n in steps)
     run = partial(stepped, nodes, topology, water, encoding, theta=theta)
@@ -191,7 +213,7 @@ def fine(where: str, wave: Profile, steps: Steps, size: int) -> tuple[Tensor, Te
         (step,) lengths [s] and (step, 3) gradients [rad/(mm s)].
 
     Raises:
-        ValueError: there are not as many numbers as pieces.
+        ValueError: there are not as many numbers as pieces, or one is not positive.
         MemoryError: the states would not fit.
     """
     made = pieces(wave)
@@ -202,6 +224,8 @@ def fine(where: str, wave: Profile, steps: Steps, size: int) -> tuple[Tensor, Te
             f" pieces of the encoding, got {len(steps)}; see count_steps"
         )
     each = (steps,) * count if isinstance(steps, int) else steps
+    if min(each) < 1:
+        raise ValueError(f"{where}: each piece takes at least one step, got {steps}")
     total = sum(each[k] for s in made.play for k in made.segments[s.segment])
     if not made.duration.is_meta:
         demand(
@@ -215,9 +239,11 @@ def fine(where: str, wave: Profile, steps: Steps, size: int) -> tuple[Tensor, Te
         cut.append(tuple(range(len(place), len(place) + n)))
         place.extend([k] * n)
     share = [1 / each[k] for k in place]
-    at = torch.tensor(place, device=made.duration.device)
+    # made on the device itself they fail for meta tensors under jvp
+    at = torch.tensor(place).to(made.duration.device)
+    shares = torch.tensor(share, dtype=made.duration.dtype).to(made.duration.device)
     segments = tuple(tuple(j for p in s for j in cut[p]) for s in made.segments)
-    length = made.duration[at] * made.duration.new_tensor(share)
+    length = made.duration[at] * shares
     return timeline(
         Pieces(
             duration=length,
@@ -259,7 +285,15 @@ def solved(
 
     Returns:
         (dof, step + 1) states.
+
+    Raises:
+        ValueError: the order or θ is out of range.
     """
+    if order < 1 or not 0.5 <= plan.theta <= 1:
+        raise ValueError(
+            f"stepped: order must be at least 1 and theta from 1/2 to 1, below which"
+            f" steps are not stable; got order={order}, theta={plan.theta}"
+        )
     message = (
         f"stepped: the derivative of order {order + 1} is not exact and is refused; ask"
         f" for it with order={order + 1}, or take the complete model (simulate)"

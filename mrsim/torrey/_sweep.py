@@ -6,12 +6,15 @@ symmetric, so that the adjoint is the same recursion backwards with conjugates.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mrsim._check import require
+from mrsim.torrey._looped import stacked
+from mrsim.torrey._sparse_matrix import factors, sparse_matrix
 
 
 class Plan(NamedTuple):
@@ -75,11 +78,8 @@ class _States(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, plan: Plan, *inputs: Tensor) -> Any:
-        made = [
-            _States.apply(plan, *_item(inputs, in_dims[1:], k))
-            for k in range(info.batch_size)
-        ]
-        return torch.stack(made), 0
+        one = partial(_States.apply, plan)
+        return stacked(one, info.batch_size, in_dims[1:], inputs)
 
 
 class _Sweep(torch.autograd.Function):
@@ -115,21 +115,15 @@ class _Sweep(torch.autograd.Function):
             many = r.movedim(dim, -1)
             made = _Sweep.apply(plan, adjoint, *fixed, many.flatten(2))
             return made.unflatten(2, many.shape[2:]), many.ndim - 1
-        made = [
-            _Sweep.apply(plan, adjoint, *_item(inputs, in_dims[2:], k))
-            for k in range(info.batch_size)
-        ]
-        return torch.stack(made), 0
-
-
-def _item(inputs: Sequence[Tensor], dims: Sequence[Any], k: int) -> list[Tensor]:
-    pairs = zip(inputs, dims, strict=True)
-    return [x if d is None else x.select(d, k) for x, d in pairs]
+        one = partial(_Sweep.apply, plan, adjoint)
+        return stacked(one, info.batch_size, in_dims[2:], inputs)
 
 
 def _run(
     plan: Plan, fixed: Sequence[Tensor], r: Tensor, start: Any, *, adjoint: bool
 ) -> Tensor:
+    if not all(x.isfinite().all() for x in fixed):
+        return torch.full_like(r, torch.nan)  # no neighbour in a batch is harmed
     numpy = require("numpy", "opt")
     kind = numpy.complex128 if plan.phased else numpy.float64
     right = numpy.moveaxis(r.detach().cpu().numpy().astype(kind), 1, 0)
@@ -157,11 +151,11 @@ def _run(
 
 def _systems(plan: Plan, fixed: Sequence[Tensor]) -> list[_System]:
     """Factorise every pair of step length and gradient once."""
-    linalg = require("scipy.sparse.linalg", "opt")
     h, g, mass, moment, *parts = (x.detach().cpu().double().numpy() for x in fixed)
-    M = _sparse(plan.dofs[:1], [mass], plan.size)
-    K = _sparse(plan.dofs, parts, plan.size)
-    J = [_sparse(plan.dofs[:1], [x], plan.size) for x in moment]
+    places = [x.cpu().numpy() for x in plan.dofs]
+    M = sparse_matrix(places[:1], [mass], plan.size)
+    K = sparse_matrix(places, parts, plan.size)
+    J = [sparse_matrix(places[:1], [x], plan.size) for x in moment]
     known: dict[Any, _System] = {}
     made = []
     for tau, q in zip(h, g, strict=True):
@@ -169,14 +163,8 @@ def _systems(plan: Plan, fixed: Sequence[Tensor]) -> list[_System]:
         if key not in known:
             real = not q.any()
             A = K if real else K + 1j * (q[0] * J[0] + q[1] * J[1] + q[2] * J[2])
-            factors = linalg.splu(
-                (M + plan.theta * tau * A).tocsc(),
-                permc_spec="MMD_AT_PLUS_A",
-                diag_pivot_thresh=0.0,
-                options={"SymmetricMode": True},
-            )
             Q = (M - (1 - plan.theta) * tau * A).tocsr()
-            known[key] = _System(factors, Q, real)
+            known[key] = _System(factors(M + plan.theta * tau * A), Q, real)
         made.append(known[key])
     return made
 
@@ -188,13 +176,3 @@ def _solve(system: _System, b: Any) -> Any:
     both = system.factors.solve(numpy.concatenate([b.real, b.imag], 1))
     width = b.shape[1]
     return both[:, :width] + 1j * both[:, width:]
-
-
-def _sparse(dofs: Sequence[Tensor], blocks: Sequence[Any], size: int) -> Any:
-    numpy, sparse = require("numpy", "opt"), require("scipy.sparse", "opt")
-    places = [x.cpu().numpy() for x in dofs]
-    rows = [numpy.repeat(p, p.shape[1], axis=1).ravel() for p in places]
-    columns = [numpy.tile(p, (1, p.shape[1])).ravel() for p in places]
-    values = numpy.concatenate([x.ravel() for x in blocks])
-    where = numpy.concatenate(rows), numpy.concatenate(columns)
-    return sparse.coo_matrix((values, where), shape=(size, size)).tocsc()

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from mrsim._check import check_floats
+from mrsim.torrey._strength import attenuation, check_refocused
 from mrsim.torrey.basis import Basis
-from mrsim.torrey.encoding import Waveform, b_value, profile
-from mrsim.torrey.encoding_profile import Pieces, moments, pieces
+from mrsim.torrey.encoding import Waveform, profile
+from mrsim.torrey.encoding_profile import Pieces, echo_time, moments, order, pieces
 
 
 def apparent_exponent(basis: Basis, encoding: Any) -> Tensor:
@@ -16,7 +17,7 @@ def apparent_exponent(basis: Basis, encoding: Any) -> Tensor:
 
     E = ∫∫_{s<t} g(t)ᵀ Aᵀ e^{−Λ(t−s)} A g(s) ds dt, where the columns of A are the
     coordinates in the basis: h' = −Λh + A g, E' = gᵀAᵀh, by matrix exponentials of
-    (1, h, E).
+    (1, h, E). Surfaces should not relax: the loss at g = 0 is no part of it.
 
     Args:
         basis: of `laplace`.
@@ -24,6 +25,9 @@ def apparent_exponent(basis: Basis, encoding: Any) -> Tensor:
 
     Returns:
         () E, so that the Gaussian approximation of the signal is e^{−E}.
+
+    Raises:
+        ValueError: the encoding does not refocus.
 
     Reference:
         Li et al. 2020 (NMR Biomed 33:e4353), equations 23–29; Haddar et al. 2018
@@ -37,10 +41,10 @@ def apparent_exponent(basis: Basis, encoding: Any) -> Tensor:
     >>> torrey.apparent_exponent(basis, x).abs()
     tensor(0.)
     """
-    check_floats(
-        "apparent_exponent", decay=basis.decay, time=profile(encoding).duration
-    )
-    played = pieces(profile(encoding))
+    check_refocused("apparent_exponent", encoding, needed=True)
+    wave = profile(encoding)
+    check_floats("apparent_exponent", decay=basis.decay, time=wave.duration)
+    played = pieces(wave)
     turned = _coordinates(basis) @ played.vector.double().mT  # (mode, piece)
     made = _second(basis.decay.double(), turned[:, None, :], played)
     return made[0, 0].to(basis.decay.dtype)
@@ -103,6 +107,9 @@ def apparent_diffusion(basis: Basis, encoding: Any) -> Tensor:
     Returns:
         () [mm²/s].
 
+    Raises:
+        ValueError: the encoding has no gradients, or does not refocus.
+
     >>> from mrsim import torrey
     >>> corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) / 100
     >>> mesh = torrey.make_mesh(corners, [[0, 1, 2, 3]])
@@ -111,7 +118,8 @@ def apparent_diffusion(basis: Basis, encoding: Any) -> Tensor:
     >>> bool(torrey.apparent_diffusion(basis, x) < 2e-3)
     True
     """
-    return apparent_exponent(basis, encoding) / b_value(encoding)
+    b = attenuation("apparent_diffusion", encoding)
+    return apparent_exponent(basis, encoding) / b
 
 
 def gaussian(basis: Basis, encoding: Any) -> Tensor:
@@ -123,6 +131,9 @@ def gaussian(basis: Basis, encoding: Any) -> Tensor:
 
     Returns:
         () real signal, as a share of all spins.
+
+    Raises:
+        ValueError: the encoding does not refocus.
 
     Reference:
         Li et al. 2020 (NMR Biomed 33:e4353), equation 30.
@@ -136,14 +147,13 @@ def gaussian(basis: Basis, encoding: Any) -> Tensor:
     >>> bool((made - exact).abs() < 0.02)
     True
     """
-    wave = profile(encoding)
     kept = torch.exp(-apparent_exponent(basis, encoding))
-    if basis.relaxation is None:
-        return kept
-    echo = torch.stack([wave.duration[s.segment] for s in wave.play]).sum()
+    rates = basis.decay  # surfaces may relax
+    if basis.relaxation is not None:
+        rates = rates + basis.relaxation
     start = basis.weight.sum(0)
-    decay = torch.matrix_exp(-echo[None, None] * (basis.decay + basis.relaxation))
-    return kept * (start @ decay @ start)
+    left = torch.matrix_exp(-echo_time(profile(encoding))[None, None] * rates)
+    return kept * (start @ left @ start)
 
 
 def _coordinates(basis: Basis) -> Tensor:
@@ -167,18 +177,7 @@ def _second(decay: Tensor, turned: Tensor, played: Pieces) -> Tensor:
     gather = last @ turned.movedim(2, 0).mT @ inside.mT
     made = torch.matrix_exp(tau[:, None, None] * (steady + source + gather))
     state = first
-    flip = torch.cat(
-        [
-            rows[0, :1].new_full((k,), s)
-            for k, s in ((columns, 1), (modes, -1), (columns, 1))
-        ]
-    )
-    for step in played.play:
-        part = played.segments[step.segment]
-        if step.sign < 0:
-            state = flip[:, None] * state
-        for k in reversed(part) if step.reverse else part:
-            state = made[k] @ state
-        if step.sign < 0:
-            state = flip[:, None] * state
+    flip = 1 - 2 * inside.sum(1, keepdim=True)  # the modes change their sign
+    for k, sign in order(played):
+        state = made[k] @ state if sign > 0 else flip * (made[k] @ (flip * state))
     return last.mT @ state

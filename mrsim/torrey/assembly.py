@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mrsim._check import check_floats
 from mrsim._remat import remat
+from mrsim.torrey._plausible import check_moved
 from mrsim.torrey.mesh import Nodes, Topology
 from mrsim.torrey.water import Water, spread
 from mrsim.tree import record
@@ -55,12 +56,21 @@ def assemble(nodes: Nodes, topology: Topology, water: Water) -> Blocks:
 
     Reference:
         Li et al. 2019 (NeuroImage 202:116120), equations 5–12.
+
+    >>> import torch
+    >>> from mrsim import torrey
+    >>> corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) / 100
+    >>> mesh = torrey.make_mesh(corners, [[0, 1, 2, 3]])
+    >>> blocks = torrey.assemble(*mesh, torrey.Water(D=2e-3))
+    >>> blocks.mass.sum()  # the volume [µm³]
+    tensor(166.6667)
     """
     check_floats("torrey", points=nodes.points, **vars(water))
     w = spread("torrey", water, topology)
     points = nodes.points * UM
     x = points[topology.point[topology.elements]]
     slopes, volume = _gradients(x)
+    check_moved("torrey", volume / UM**3)
     ones = torch.ones_like(w.D[:, 0, 0])
     rho = ones if w.rho is None else w.rho
     home = topology.compartment
@@ -98,7 +108,8 @@ def _gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([-three.sum(1, keepdim=True), three], 1), six / 6
 
 
-def _areas(points: Tensor, corners: Tensor) -> Tensor:
+def areas(points: Tensor, corners: Tensor) -> Tensor:
+    """Return the areas of triangles, by numbers of points (facet, 3): (facet,)."""
     a, b, c = points[corners].unbind(1)
     n = torch.linalg.cross(b - a, c - a)
     return (n * n).sum(-1).sqrt() / 2
@@ -115,7 +126,7 @@ def _interfaces(
 ) -> Tensor | None:
     if kappa is None or not len(topology.inner):
         return None
-    area = _areas(points, topology.point[topology.inner[:, 0]])
+    area = areas(points, topology.point[topology.inner[:, 0]])
     one, two = (rho[topology.home[topology.inner[:, k, 0]]] for k in (0, 1))
     flux = kappa[topology.inner_marker] * 2 * one * two / (one + two)
     block = _faces(area * flux)
@@ -127,7 +138,7 @@ def _surface(
 ) -> Tensor | None:
     if relaxivity is None or not len(topology.outer):
         return None
-    area = _areas(points, topology.point[topology.outer])
+    area = areas(points, topology.point[topology.outer])
     density = rho[topology.home[topology.outer[:, 0]]]
     return _faces(area * density * relaxivity[topology.outer_marker])
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mrsim._check import concrete, warn
 from mrsim.torrey._fence import constant
 from mrsim.torrey._memory import demand
-from mrsim.torrey._sparse_modes import product
+from mrsim.torrey._sparse_matrix import product
 from mrsim.torrey.assembly import (
     MS,
     UM,
@@ -24,7 +25,7 @@ from mrsim.torrey.modes import Plan, eigenpairs, subspace
 from mrsim.torrey.water import Water, spread
 from mrsim.tree import record
 
-_DENSE = 1200  # dofs up to which dense eigenvalues are the quicker
+_DENSE = 450  # dofs up to which dense modes and their gradient are the quicker
 
 
 @record
@@ -75,8 +76,9 @@ def laplace(
         find them once, then map `signal` over encodings.
 
     Raises:
-        ValueError: there are not so many modes, or the arguments exclude each other.
-        MemoryError: the complete basis would not fit; the message has the estimate.
+        ValueError: there are not so many modes, or the arguments exclude each other,
+            or an element is inverted.
+        MemoryError: the basis would not fit; the message has the estimate.
 
     Reference:
         Li et al. 2020 (NMR Biomed 33:e4353), the numerical matrix formalism.
@@ -89,6 +91,11 @@ def laplace(
     torch.Size([4, 4])
     """
     size = len(topology.home)
+    if order is not None and order < 1:
+        raise ValueError(
+            f"laplace: order must be at least 1, got {order}; without derivatives it"
+            f" costs nothing"
+        )
     plan = _plan("laplace", nodes, topology, water, (modes, length), method)
     if plan is None:
         _demand_complete(size, nodes.points)
@@ -193,6 +200,14 @@ def _places(topology: Topology, water: Water) -> tuple[Tensor, ...]:
 
 def _limit(nodes: Nodes, topology: Topology, water: Water, length: float) -> float:
     """Return the eigenvalue [1/ms] of a length scale, λ = π² D̄ / length²."""
+    if concrete(nodes.points):
+        low, high = nodes.points.detach().aminmax(dim=0)
+        if length > float((high - low).norm()):
+            warn(
+                f"laplace: length = {length:g} mm is longer than the whole mesh"
+                f" ({float((high - low).norm()):.3g} mm): only uniform modes are kept;"
+                f" mrsim takes mm, write {length:g} * mrsim.units.um"
+            )
     volume = compartment_volumes(nodes, topology).detach()
     D = spread("laplace", water, topology).D.detach()
     mean = (volume * D.diagonal(dim1=-2, dim2=-1).mean(-1)).sum() / volume.sum()
@@ -253,7 +268,6 @@ def _whitened(C: Tensor, every: Tensor, weight: Tensor) -> Basis:
     start = weight.sum(0)
     amount = (start * start).sum()
     centre = torch.einsum("i,aij,j->a", start, every[1:4], start) / amount
-    centre = centre.detach()
     eye = torch.eye(len(C), dtype=C.dtype, device=C.device)
     return Basis(
         decay=every[0] * MS,

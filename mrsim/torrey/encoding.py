@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mrsim._check import check_floats, check_shapes, concrete
-from mrsim.torrey.encoding_profile import Profile, Step, moments
+from mrsim.torrey._plausible import check_encoding
+from mrsim.torrey.encoding_profile import Profile, Step
 from mrsim.tree import neutral, put, record, static
-from mrsim.units import GAMMA
 
 
 @record
@@ -236,6 +236,7 @@ def _checked(x: Any) -> Any:
     """Require one dtype and the shapes of one encoding."""
     where = type(x).__name__
     check_floats(where, **{n: v for n, v in vars(x).items() if n not in _STATIC})
+    check_encoding(x)
     if isinstance(x, Waveform):
         check_shapes(where, x, times="sample", vectors="sample axis", TE="")
         if x.vectors.shape[1] != 3 or len(x.times) < 2:
@@ -265,77 +266,3 @@ def _fits(x: Any, first: Tensor, second: Tensor, complaint: str) -> None:
 
 
 _STATIC = {"periods", "steps", "linear"}
-
-
-def b_value(encoding: Any) -> Tensor:
-    """Return b = ∫|F|² dt, F = ∫γG, in closed form.
-
-    Args:
-        encoding: any encoding.
-
-    Returns:
-        () b [s/mm²].
-
-    >>> from mrsim import torrey
-    >>> x = torrey.PGSE(q=5000.0, direction=[1.0, 0, 0], delta=0.01, Delta=0.03)
-    >>> torrey.b_value(x)  # q² δ² (Δ − δ/3)
-    tensor(66.6667)
-    """
-    return b_tensor(encoding).diagonal().sum()
-
-
-def b_tensor(encoding: Any) -> Tensor:
-    """Return B = ∫F Fᵀ dt [s/mm²] (3, 3) of any encoding, in closed form."""
-    return moments(profile(encoding))[1]
-
-
-def net_moment(encoding: Any) -> Tensor:
-    """Return F(TE) = ∫γG dt [rad/mm] (3,), which refocusing makes zero."""
-    return moments(profile(encoding))[0]
-
-
-def with_b(encoding: Any, b: Tensor | float) -> Any:
-    """Scale the gradients of an encoding to a b value.
-
-    The derivative of the gradient strength with respect to b is infinite at b = 0.
-
-    Args:
-        encoding: with gradients of any strength but zero.
-        b: () wanted [s/mm²].
-
-    Returns:
-        The encoding with its ``q`` (or a waveform's ``vectors``) scaled.
-
-    >>> from mrsim import torrey
-    >>> x = torrey.PGSE(q=1.0, direction=[1.0, 0, 0], delta=0.01, Delta=0.03)
-    >>> torrey.b_value(torrey.with_b(x, 1000.0)).round()
-    tensor(1000.)
-    """
-    name = "vectors" if isinstance(encoding, Waveform) else "q"
-    old = getattr(encoding, name)
-    ratio = torch.as_tensor(b, dtype=old.dtype, device=old.device) / b_value(encoding)
-    return put(encoding, name, old * ratio.sqrt())
-
-
-def with_G(encoding: Any, G: Tensor | float) -> Any:
-    """Set the gradient strength of an encoding, q = γG of the proton.
-
-    Args:
-        encoding: any but a waveform.
-        G: () gradient [T/mm].
-
-    Returns:
-        The encoding with its ``q`` replaced.
-
-    >>> from mrsim import torrey
-    >>> from mrsim.units import m, mT
-    >>> x = torrey.PGSE(q=1.0, direction=[1.0, 0, 0], delta=0.01, Delta=0.03)
-    >>> torrey.with_G(x, 80 * mT / m).q
-    tensor(21401.7754)
-    """
-    old = encoding.q
-    return put(
-        encoding,
-        "q",
-        torch.as_tensor(G, dtype=old.dtype, device=old.device)[None].mul(GAMMA)[0],
-    )

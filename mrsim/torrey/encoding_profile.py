@@ -137,6 +137,15 @@ def pieces(profile: Profile, steps: int | None = None) -> Pieces:
     )
 
 
+def order(made: Pieces) -> list[tuple[int, int]]:
+    """Return the number and the sign of every piece, as played."""
+    return [
+        (k, step.sign)
+        for step in made.play
+        for k in made.segments[step.segment][:: -1 if step.reverse else 1]
+    ]
+
+
 def timeline(made: Pieces) -> tuple[Tensor, Tensor]:
     """Return durations and vectors of the pieces as played, signs and order included.
 
@@ -146,15 +155,16 @@ def timeline(made: Pieces) -> tuple[Tensor, Tensor]:
     Returns:
         (played,) durations [s] and (played, 3) vectors γG [rad/(mm s)].
     """
-    order, signs = [], []
-    for step in made.play:
-        part = made.segments[step.segment]
-        order.extend(reversed(part) if step.reverse else part)
-        signs.extend([float(step.sign)] * len(part))
+    played, signs = zip(*order(made), strict=True)
     # made on the device itself it fails for meta tensors under jvp
     sign = torch.tensor(signs, dtype=made.vector.dtype).to(made.vector.device)
-    chosen = torch.stack([made.vector[k] for k in order])
-    return torch.stack([made.duration[k] for k in order]), sign[:, None] * chosen
+    chosen = torch.stack([made.vector[k] for k in played])
+    return torch.stack([made.duration[k] for k in played]), sign[:, None] * chosen
+
+
+def echo_time(profile: Profile) -> Tensor:
+    """Return the time from the excitation to the echo () [s]."""
+    return torch.stack([profile.duration[s.segment] for s in profile.play]).sum()
 
 
 def _integrals(kind: str, a: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:

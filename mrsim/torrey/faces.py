@@ -5,11 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mrsim._check import warn
+from mrsim.torrey._plausible import check_element_size
 
 # every corner's opposite face, outward normal where the volume is positive
 OPPOSITE = torch.tensor([[1, 2, 3], [0, 3, 2], [0, 1, 3], [0, 2, 1]])
-_LARGEST, _SMALLEST = 0.1, 1e-5  # plausible lengths of elements [mm]
 _FLAT = 1e-12  # volume against the cube of the longest edge
 
 
@@ -63,18 +62,7 @@ def _check_sizes(points: Tensor, elements: Tensor) -> None:
     _refuse(flat, elements, "is flat: its corners lie in one plane")
     remedy = "is inverted (negative volume); torrey.orient(points, elements) turns it"
     _refuse(volume < 0, elements, remedy)
-    size = float(volume.mean() * 6) ** (1 / 3)
-    if size > _LARGEST:
-        warn(
-            f"make_mesh: elements are {size:.3g} mm long in the mean and fill"
-            f" {float(volume.sum()):.3g} mm³, more than any cell; mrsim takes mm:"
-            f" multiply points in µm by mrsim.units.um"
-        )
-    if size < _SMALLEST:
-        warn(
-            f"make_mesh: elements are {size:.3g} mm long in the mean, less than a"
-            f" membrane is thick; mrsim takes mm: multiply points in m by mrsim.units.m"
-        )
+    check_element_size("make_mesh", volume)
 
 
 def _refuse(bad: Tensor, elements: Tensor, why: str) -> None:

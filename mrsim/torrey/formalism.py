@@ -12,16 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrsim._check import check_floats, concrete, warn
+from mrsim._check import check_floats
 from mrsim.torrey._playing import mirrored, played, prepare
+from mrsim.torrey._strength import check_moment
 from mrsim.torrey.basis import Basis, laplace
 from mrsim.torrey.encoding import PGSE, Waveform, profile
 from mrsim.torrey.encoding_profile import Pieces, Profile, moments, pieces
 from mrsim.torrey.mesh import Nodes, Topology
 from mrsim.torrey.water import Water
 from mrsim.tree import tree_leaves
-
-_NET = 1e-3  # of the largest moment
 
 
 def signal(basis: Basis, encoding: Any) -> Tensor:
@@ -68,27 +67,29 @@ def signal_parts(basis: Basis, encoding: Any) -> Tensor:
 
     Raises:
         TypeError: dtypes of the two differ, or ``encoding`` is no encoding.
+
+    >>> import torch
+    >>> from mrsim import torrey
+    >>> corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) / 100
+    >>> mesh = torrey.make_mesh(corners, [[0, 1, 2, 3]])
+    >>> basis = torrey.laplace(*mesh, torrey.Water(D=2e-3))
+    >>> pair = torrey.PGSE(q=1e4, direction=[1.0, 0, 0], delta=0.005, Delta=0.02)
+    >>> torrey.signal_parts(basis, pair).abs()
+    tensor([0.9951])
     """
     check_floats("torrey.signal", decay=basis.decay, encoding=tree_leaves(encoding)[0])
     made = profile(encoding)
     phase = None
     if isinstance(encoding, Waveform):
-        phase = _net_phase(basis, made)
+        phase = _net_phase(basis, encoding, made)
     parts = _echo(basis, pieces(made))
     return parts if phase is None else phase * parts
 
 
-def _net_phase(basis: Basis, made: Profile) -> Tensor:
+def _net_phase(basis: Basis, encoding: Waveform, made: Profile) -> Tensor:
     """Return the phase of the centre that an encoding with a net moment leaves."""
-    F, _ = moments(made)
-    if concrete(F) and concrete(made.level):
-        area = (made.duration[:, None] * made.level.abs()).sum()
-        if float(F.norm()) > _NET * float(area):
-            warn(
-                f"Waveform: the gradients do not refocus, the net moment is"
-                f" {float(F.norm()):.3g} rad/mm; vectors are the effective γG, whose"
-                f" sign changes with each refocusing pulse"
-            )
+    F = moments(made)[0]
+    check_moment("torrey.signal", encoding, F)
     turn = (F * basis.centre).sum(-1, keepdim=True)
     return torch.complex(turn.cos(), -turn.sin())
 
@@ -138,5 +139,23 @@ def simulate(nodes: Nodes, topology: Topology, water: Water, encoding: Any) -> T
 
 
 def pgse(nodes: Nodes, topology: Topology, water: Water, encoding: PGSE) -> Tensor:
-    """Return `simulate` of a pair of rectangular pulses: a () complex signal."""
+    """Return `simulate` of a pair of rectangular pulses.
+
+    Args:
+        nodes: positions [mm].
+        topology: connectivity.
+        water: properties of the water.
+        encoding: the pair.
+
+    Returns:
+        () complex signal, as a share of all spins.
+
+    >>> import torch
+    >>> from mrsim import torrey
+    >>> corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) / 100
+    >>> mesh = torrey.make_mesh(corners, [[0, 1, 2, 3]])
+    >>> pair = torrey.PGSE(q=1e4, direction=[1.0, 0, 0], delta=0.005, Delta=0.02)
+    >>> torrey.pgse(*mesh, torrey.Water(D=2e-3), pair).abs()
+    tensor(0.9951)
+    """
     return simulate(nodes, topology, water, encoding)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mrsim._check import check_floats
+from mrsim.torrey._plausible import check_edges
 from mrsim.torrey.water import Water
 from mrsim.tree import record, static
 
@@ -78,6 +79,7 @@ def layers(where: str, shape: Shape, water: Water) -> Layers:
     given = {n: v for n, v in vars(shape).items() if isinstance(v, Tensor)}
     check_floats(where, **given, **vars(water))
     edges = _edges(where, shape)
+    check_edges(where, edges)
     count = len(edges) - 1
     one = torch.ones(count, dtype=edges.dtype, device=edges.device)
 

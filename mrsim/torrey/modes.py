@@ -5,6 +5,7 @@ function of matrices reduced to it, XᵣᵉᵈC⁻¹VᵀXVC⁻ᵀ with CCᵀ = V
 degenerate modes inside the subspace do no harm, only the gap above it counts.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from mrsim._check import warn
 from mrsim.torrey._dense_modes import cut, dense_modes
 from mrsim.torrey._fence import constant, fence
+from mrsim.torrey._looped import looped, stacked
+from mrsim.torrey._memory import demand
 from mrsim.torrey._sparse_modes import count_below, pencil, solve_above, sparse_modes
 from mrsim.torrey.assembly import (
     Blocks,
@@ -86,15 +89,14 @@ def eigenpairs(blocks: Blocks, topology: Topology, plan: Plan) -> tuple[Tensor, 
 
 def _find(plan: Plan, mass: Tensor, *diffusion: Tensor) -> tuple[Tensor, ...]:
     """Return the modes kept, their eigenvalues, and the guard modes and theirs."""
-    if mass.is_meta:
-        rest = 1 if plan.sparse else plan.size - (plan.modes or 1)
-        widths = (plan.modes or 1, rest)
-        made = [(mass.new_empty(plan.size, w), mass.new_empty(w)) for w in widths]
-        return made[0] + made[1]
+    if mass.is_meta or not all(x.isfinite().all() for x in (mass, *diffusion)):
+        return _lost(plan, mass)
     if not plan.sparse:
         pairs = list(zip(plan.dofs, diffusion, strict=True))
         K = dense(pairs, plan.size)
         V, lam = dense_modes(K, dense([(plan.dofs[0], mass)], plan.size))
+        if not lam.isfinite().all():
+            return _lost(plan, mass)
         wanted = _wanted(plan, int((lam < (plan.limit or 0.0)).sum()))
         count = plan.size if wanted >= plan.size else cut(lam, wanted) or plan.size
         _report(plan, wanted, count)
@@ -102,6 +104,13 @@ def _find(plan: Plan, mass: Tensor, *diffusion: Tensor) -> tuple[Tensor, ...]:
     p = pencil(list(plan.dofs), plan.size, mass, diffusion)
     wanted = _wanted(plan, count_below(p, plan.limit) if plan.limit else 0)
     guard = max(8, wanted // 4)
+    columns = 4 * (wanted + guard) + 100  # Lanczos' basis and what it becomes
+    demand(
+        f"laplace: {wanted} modes of {plan.size} degrees of freedom",
+        8 * columns * plan.size,
+        mass.device,
+        "ask for fewer modes or a longer length",
+    )
     while wanted + guard < plan.size - 1:
         V, lam = sparse_modes(p, wanted + guard)
         count = cut(lam, wanted)
@@ -114,6 +123,14 @@ def _find(plan: Plan, mass: Tensor, *diffusion: Tensor) -> tuple[Tensor, ...]:
         f"laplace: {wanted} of {plan.size} dofs is too many modes for the sparse"
         f" solver; take fewer, or method='dense'"
     )
+
+
+def _lost(plan: Plan, like: Tensor) -> tuple[Tensor, ...]:
+    """Return what `_find` does, of NaN: for a mesh without modes, or without values."""
+    kept = plan.modes or 1
+    widths = (kept, 1 if plan.sparse else plan.size - kept)
+    made = [like.new_full((plan.size + 1, w), torch.nan) for w in widths]
+    return made[0][1:], made[0][0], made[1][1:], made[1][0]
 
 
 def _wanted(plan: Plan, below: int) -> int:
@@ -141,14 +158,12 @@ class _Lowest(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, plan: Plan, *blocks: Tensor) -> Any:
-        found = []
-        for k in range(info.batch_size):
-            pairs = zip(blocks, in_dims[1:], strict=True)
-            found.append(
-                _Lowest.apply(
-                    plan, *(x if d is None else x.select(d, k) for x, d in pairs)
-                )
-            )
+        one = partial(_Lowest.apply, plan)
+        found = looped(one, info.batch_size, in_dims[1:], blocks)
+        sound = [x for x in found if not x[1].is_meta and x[1].isfinite().all()]
+        if sound:  # the others have no widths of their own
+            lost = tuple(torch.full_like(y, torch.nan) for y in sound[0])
+            found = [x if x[1].isfinite().all() else lost for x in found]
         counts = {x[1].shape[-1] for x in found}
         if len(counts) > 1:
             raise ValueError(
@@ -166,6 +181,8 @@ class _Above(torch.autograd.Function):
         *diffusion, V, lam, guards, above, B = rest
         if B.is_meta or not B.any():
             return torch.zeros_like(B)
+        if not all(x.isfinite().all() for x in (mass, *rest)):
+            return torch.full_like(B, torch.nan)
         p = pencil(list(plan.dofs), plan.size, mass, tuple(diffusion))
         known = torch.cat([V, guards], 1)
         return solve_above(p, known, guards, above, lam, B)
@@ -194,12 +211,4 @@ class _Above(torch.autograd.Function):
             wide = lam.repeat(size)
             made = _Above.apply(plan, *fixed, V, wide, guards, above, many)
             return made.unflatten(1, (size, -1)), 1
-        made = []
-        for k in range(size):
-            pairs = zip(inputs, dims, strict=True)
-            made.append(
-                _Above.apply(
-                    plan, *(x if d is None else x.select(d, k) for x, d in pairs)
-                )
-            )
-        return torch.stack(made), 0
+        return stacked(partial(_Above.apply, plan), size, dims, inputs)

@@ -3,6 +3,9 @@
 Meshes are in millimetres here; files carry no unit, so that loading asks for it.
 """
 
+import sys as _sys
+
+from mrsim._explained import explain as _explain
 from mrsim.torrey_files.pictures import (
     draw_history as draw_history,
     draw_quality as draw_quality,
@@ -19,3 +22,5 @@ from mrsim.torrey_files.swc import (
     load_swc as load_swc,
 )
 from mrsim.torrey_files.tetrahedra import load_mesh as load_mesh, save_mesh as save_mesh
+
+_explain(_sys.modules[__name__])

@@ -11,7 +11,7 @@ from mrsim._check import require
 from mrsim.io import InputError
 from mrsim.torrey import Nodes, Topology, make_mesh, orient
 from mrsim.torrey_files.points import merge_points
-from mrsim.torrey_files.tetrahedra import read_file
+from mrsim.torrey_files.tetrahedra import read_file, write_file
 from mrsim.torrey_files.whole import check_numbers
 
 
@@ -35,6 +35,15 @@ def load_surface(path: str | Path, unit: float) -> Surface:
 
     Raises:
         InputError: the file is missing, damaged, or has no triangles.
+
+    >>> import tempfile
+    >>> from mrsim import torrey, torrey_files
+    >>> from mrsim.units import um
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     mesh = torrey.mesh_sphere(5 * um, size=3 * um)
+    ...     path = torrey_files.save_surface(folder + "/cell.stl", *mesh, um)
+    ...     torrey_files.load_surface(path, um).points.shape
+    torch.Size([42, 3])
     """
     path = Path(path)
     if path.suffix == ".gii":
@@ -67,13 +76,23 @@ def save_surface(
 
     Returns:
         The path.
+
+    Raises:
+        InputError: meshio does not write such files.
+
+    >>> import tempfile
+    >>> from mrsim import torrey, torrey_files
+    >>> from mrsim.units import um
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     mesh = torrey.mesh_sphere(5 * um, size=3 * um)
+    ...     torrey_files.save_surface(folder + "/cell.stl", *mesh, um).name
+    'cell.stl'
     """
     meshio = require("meshio", "mesh")
     used, flat = topology.point[topology.outer].unique(return_inverse=True)
     points = nodes.points.detach().cpu().double().numpy()[used.cpu().numpy()] / unit
     made = meshio.Mesh(points, [("triangle", flat.reshape(-1, 3).cpu().numpy())])
-    meshio.write(str(path), made)
-    return Path(path)
+    return write_file(Path(path), made)
 
 
 def _gifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +143,15 @@ def fill_surface(surface: Surface, size: float) -> tuple[Nodes, Topology]:
     Raises:
         InputError: the surface is open or crosses itself, or the volume is one that no
             cell has.
+
+    >>> import tempfile
+    >>> from mrsim import torrey, torrey_files
+    >>> from mrsim.units import um
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     mesh = torrey.mesh_sphere(5 * um, size=3 * um)
+    ...     path = torrey_files.save_surface(folder + "/cell.stl", *mesh, um)
+    ...     cell = torrey_files.load_surface(path, um)
+    >>> nodes, topology = torrey_files.fill_surface(cell, 2 * um)  # doctest: +SKIP
     """
     check_closed(surface)
     tetgen = require("tetgen", "tetgen")

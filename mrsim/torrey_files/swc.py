@@ -23,7 +23,7 @@ class Neuron(NamedTuple):
 
 
 def load_swc(path: str | Path, unit: float = um) -> Neuron:
-    """Read a neuron.
+    r"""Read a neuron.
 
     A segment joins every sample to its parent, with their radii at its ends. Somata of
     three points (NeuroMorpho.Org's cylinder) become one ball; a dendrite that leaves
@@ -38,6 +38,15 @@ def load_swc(path: str | Path, unit: float = um) -> Neuron:
 
     Raises:
         InputError: the file is missing, a line is no sample, or a parent is unknown.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mrsim import torrey_files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "cell.swc")
+    ...     _ = path.write_text("1 1 0 0 0 4 -1\n2 3 9 0 0 2 1\n3 3 20 0 0 2 2\n")
+    ...     torrey_files.load_swc(path).kind  # soma 1, dendrite 3
+    tensor([1, 3, 3])
     """
     path = Path(path)
     if not path.is_file():
@@ -97,7 +106,7 @@ def _assemble(
 
 
 def label_elements(nodes: Nodes, topology: Topology, neuron: Neuron) -> Tensor:
-    """Return the kind of the segment in which each element lies deepest.
+    r"""Return the kind of the segment in which each element lies deepest.
 
     Args:
         nodes: positions of a mesh of the neuron [mm].
@@ -106,6 +115,17 @@ def label_elements(nodes: Nodes, topology: Topology, neuron: Neuron) -> Tensor:
 
     Returns:
         (element,) kinds as in the file: soma 1, axon 2, dendrites 3 and 4.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mrsim import torrey, torrey_files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "cell.swc")
+    ...     _ = path.write_text("1 1 0 0 0 4 -1\n2 3 9 0 0 2 1\n3 3 20 0 0 2 2\n")
+    ...     neuron = torrey_files.load_swc(path)
+    >>> mesh = torrey.mesh_neuron(neuron.capsules, size=2e-3)
+    >>> torrey_files.label_elements(*mesh, neuron).unique()  # soma, dendrite
+    tensor([1, 3])
     """
     middle = corners(nodes, topology).detach().mean(1).double()
     parts = [

@@ -38,6 +38,16 @@ def load_mesh(path: str | Path, unit: float) -> tuple[Nodes, Topology]:
     Raises:
         InputError: the file is missing, damaged, or has no tetrahedra, or the mesh is
             faulty; the message names the first bad element.
+
+    >>> import tempfile
+    >>> from mrsim import torrey, torrey_files
+    >>> from mrsim.units import um
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     mesh = torrey.mesh_box([6 * um, 6 * um, 6 * um], (2, 2, 2))
+    ...     path = torrey_files.save_mesh(folder + "/box.vtu", *mesh, um)
+    ...     nodes, topology = torrey_files.load_mesh(path, um)
+    >>> topology.elements.shape
+    torch.Size([48, 4])
     """
     made = read_file(Path(path))
     found = {k: _cells(made, k) for k in ("tetra", "triangle")}
@@ -84,6 +94,17 @@ def save_mesh(path: str | Path, nodes: Nodes, topology: Topology, unit: float) -
     Returns:
         The path. Compartments and markers are as in the records, from 0; markers of
         interfaces follow those of the outer surface; gmsh's count from 1.
+
+    Raises:
+        InputError: meshio does not write such files, or the mesh is none.
+
+    >>> import tempfile
+    >>> from mrsim import torrey, torrey_files
+    >>> from mrsim.units import um
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     mesh = torrey.mesh_box([6 * um, 6 * um, 6 * um], (2, 2, 2))
+    ...     torrey_files.save_mesh(folder + "/box.vtu", *mesh, um).name
+    'box.vtu'
     """
     meshio = require("meshio", "mesh")
     path = Path(path)
@@ -98,6 +119,13 @@ def save_mesh(path: str | Path, nodes: Nodes, topology: Topology, unit: float) -
     names = {".msh": ("gmsh:physical", "gmsh:geometrical"), ".mesh": ("medit:ref",)}
     names[".ele"] = names[".node"] = ("tetgen:ref",)
     chosen = names.get(path.suffix, ("marker",))
+    if any(
+        x.shape != (len(y), x.shape[-1]) for (_, x), y in zip(cells, data, strict=True)
+    ):
+        raise InputError(
+            f"{path} cannot be written: the topology must have (element, 4) corners,"
+            f" (facet, 3) corners of facets, and a number for each of them"
+        )
     shift = 1 if path.suffix == ".msh" else 0
     made = meshio.Mesh(
         nodes.points.detach().cpu().double().numpy() / unit,
@@ -105,7 +133,19 @@ def save_mesh(path: str | Path, nodes: Nodes, topology: Topology, unit: float) -
         cell_data={n: [(x + shift).astype(np.int32) for x in data] for n in chosen},
     )
     kind = {".msh": {"file_format": "gmsh22"}}.get(path.suffix, {})
-    meshio.write(str(path), made, **kind)
+    return write_file(path, made, **kind)
+
+
+def write_file(path: Path, mesh: Any, **kind: Any) -> Path:
+    """Write a mesh by meshio."""
+    meshio = require("meshio", "mesh")
+    try:
+        meshio.write(str(path), mesh, **kind)
+    except (meshio.ReadError, meshio.WriteError) as e:
+        raise InputError(
+            f"{path} cannot be written as a mesh: {e}; give a name that ends in .msh,"
+            f" .vtu, .ply, …"
+        ) from e
     return path
 
 

@@ -1,12 +1,11 @@
 """How cost grows with degrees of freedom, modes and signals, and error with mesh size.
 
-Run ``python tests/bench/bench_torrey_growth.py [--picture FILE] [--finest UM]``: it
-prints JSON of CPU seconds of one thread, medians, with the fitted powers, and draws
+Prints JSON of CPU seconds of one thread, medians, with the fitted powers, and draws
 them with the convergence of P1 meshes to the analytic sphere.
+
+    python tests/bench/bench_torrey_growth.py --picture FILE --json FILE [--finest UM]
 """
 
-import argparse
-import json
 import math
 import statistics
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from timing import options, report, rounded
 from torch.func import grad
 
 from mrsim import torrey
@@ -106,15 +106,15 @@ def with_signals(counts: list[int], rounds: int) -> dict[str, Any]:
     }
 
 
-def draw(report: dict[str, Any], file: str) -> None:
-    """Plot the report on logarithmic axes."""
+def draw(found: dict[str, Any], file: str) -> None:
+    """Plot a report on logarithmic axes."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 4, figsize=(15, 3.6), layout="constrained")
-    nodes, modes, signals = (report[n] for n in ("nodes", "modes", "signals"))
+    nodes, modes, signals = (found[n] for n in ("nodes", "modes", "signals"))
     for name, p in nodes["powers"].items():
         axes[0].loglog(nodes["dofs"], nodes[name], "o-", label=f"{name} ∝ n^{p:.2f}")
     axes[0].set(xlabel="degrees of freedom", ylabel="CPU time [s]")
@@ -129,6 +129,10 @@ def draw(report: dict[str, Any], file: str) -> None:
     axes[2].legend()
     label = f"∝ h^{nodes['order']:.2f}"
     axes[3].loglog(nodes["size_um"], nodes["error"], "o-", label=label)
+    ideal = [
+        nodes["error"][0] * (h / nodes["size_um"][0]) ** 2 for h in nodes["size_um"]
+    ]
+    axes[3].loglog(nodes["size_um"], ideal, "k--", label="∝ h²")
     axes[3].set(xlabel="edge of elements [µm]", ylabel="|mesh − analytic sphere|")
     axes[3].legend()
     for panel in axes:
@@ -137,20 +141,20 @@ def draw(report: dict[str, Any], file: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--picture")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--finest", type=float, default=0.6, help="edges [µm]")
     given = parser.parse_args()
     sizes = [s for s in (2.0, 1.4, 1.0, 0.7, 0.6, 0.5, 0.4) if s >= given.finest]
-    report = {
+    found = {
         "nodes": with_nodes(sizes, given.rounds),
         "modes": with_modes([16, 32, 64, 128, 256], given.rounds),
         "signals": with_signals([8, 32, 128, 512], given.rounds),
     }
-    print(json.dumps(report, indent=1))
+    report(rounded(found), given.json)
     if given.picture:
-        draw(report, given.picture)
+        draw(found, given.picture)
 
 
 if __name__ == "__main__":

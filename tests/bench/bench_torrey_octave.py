@@ -11,11 +11,9 @@ compute_laplace_eig. Written here are what Octave lacks: `isa` for a struct, `ga
 `underlyingType`, and, where the folder has none, Higham's `normAm` by `normest1` and
 `theta_taylor.mat` from scipy's table. The matrices are handed over assembled, so the
 time of SpinDoctor's assembly does not count, while ours does. Both sides take turns;
-CPU time of one thread; prints JSON.
+CPU time of one thread, medians and minima; prints JSON, ``--json FILE`` keeps it.
 """
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -31,6 +29,7 @@ import numpy as np
 import scipy.io
 import torch
 from scipy.sparse.linalg import _expm_multiply
+from timing import options, report, rounded
 
 from mrsim import torrey
 from mrsim.torrey.assembly import MS, UM, assemble, dense, diffusion_parts
@@ -145,7 +144,7 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("spindoctor", type=Path)
     parser.add_argument("--size", type=float, default=0.9, help="edges [µm]")
     parser.add_argument("--modes", type=int, default=64)
@@ -174,11 +173,11 @@ def main() -> None:
         work = Path(folder)
         written = prepare(work, given.spindoctor.resolve())
         hand_over(work, mesh, water, pairs, modes)
-        for k in range(given.rounds):
+        for _ in range(given.rounds):
             theirs = octave(work)
-            # other water: forget the factors that are kept of the last call
-            moved = torrey.Water(D=water.D * (1 + 1e-9 * (k + 1)), T2=T2)
-            torrey.laplace(*mesh, moved, modes=4, method="sparse")
+            for other in (1, 2):  # two matrices are remembered: neither is this one's
+                moved = torrey.Water(D=water.D * (1 + 1e-9 * other), T2=T2)
+                torrey.laplace(*mesh, moved, modes=4, method="sparse")
             spent, basis = timed(find)
             times["eig"].append(spent)
             spent, made = timed(partial(torrey.signals, basis, pairs))
@@ -186,19 +185,22 @@ def main() -> None:
             times["eig_octave"].append(float(theirs["eig_time"]))
             times["mf_octave"].append(float(theirs["mf_time"]))
     median = {n: statistics.median(t) for n, t in times.items()}
+    least = {n: min(t) for n, t in times.items()}
     difference = np.abs(made.numpy() - theirs["signals"]).max()
-    report = {
+    found = {
         "dofs": len(mesh[1].home),
         "modes": modes,
         "signals": len(pairs.q),
         "T2": given.T2,
         "seconds": median,
+        "least_seconds": least,
         "mf_ratio": median["mf_octave"] / median["mf"],
         "eigen_ratio": median["eig_octave"] / median["eig"],
+        "eigen_ratio_of_minima": least["eig_octave"] / least["eig"],
         "largest_difference_of_signals": float(difference),
         "written_for_octave": written,
     }
-    print(json.dumps(report, indent=1))
+    report(rounded(found), given.json)
 
 
 if __name__ == "__main__":

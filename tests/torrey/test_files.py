@@ -168,6 +168,59 @@ def test_files_that_are_no_mesh_are_named(tmp_path):
         torrey_files.load_mesh(path, unit=um)
 
 
+@pytest.mark.parametrize("ending", [".msh", ".vtk", ".vtu", ".mesh", ".ele"])
+@pytest.mark.parametrize("fault", ["occurs twice", "is flat", "shares a face"])
+def test_faulty_elements_of_files_are_refused_by_number(tmp_path, ending, fault):
+    meshio = pytest.importorskip("meshio")
+    points = [[0.0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9], [9, 9, 9], [12, 12, 12]]
+    cells = {
+        "occurs twice": [[0, 1, 2, 3], [1, 2, 3, 4], [4, 3, 2, 1]],
+        "is flat": [[1, 2, 3, 4], [0, 1, 2, 5]],
+        "shares a face": [[0, 1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 5]],
+    }[fault]
+    if fault == "is flat":
+        points[5] = [5, 5, 0]
+    where = {".msh": ("gmsh:physical", "gmsh:geometrical"), ".ele": ("tetgen:ref",)}
+    marks = [torch.ones(len(cells)).int().numpy()]
+    made = meshio.Mesh(
+        torch.tensor(points).double().numpy(),
+        [("tetra", torch.tensor(cells).numpy())],
+        cell_data=dict.fromkeys(where.get(ending, ()), marks),
+    )
+    path = tmp_path / f"bad{ending}"
+    meshio.write(
+        str(path), made, **({"file_format": "gmsh22"} if ending == ".msh" else {})
+    )
+    with pytest.raises(InputError, match=rf"bad\{ending}.*element \d+, .*{fault}"):
+        torrey_files.load_mesh(path, unit=um)
+
+
+@pytest.mark.parametrize("ending", [".msh", ".vtu"])
+def test_facets_without_markers_are_named(tmp_path, ending):
+    meshio = pytest.importorskip("meshio")
+    path = torrey_files.save_mesh(tmp_path / f"two{ending}", *TWO, unit=um)
+    made = meshio.read(str(path))
+    kept = [("tetra", made.cells[0].data), ("triangle", made.cells[1].data[1:])]
+    data = {n: [v[0], v[1][1:]] for n, v in made.cell_data.items()}
+    less = meshio.Mesh(made.points, kept, cell_data=data)
+    more = {"file_format": "gmsh22"} if ending == ".msh" else {}
+    meshio.write(str(path), less, **more)
+    with pytest.raises(
+        InputError, match=r"element \d+ has an outer facet.*without marker"
+    ):
+        torrey_files.load_mesh(path, unit=um)
+
+
+@pytest.mark.parametrize("ending", [".ply", ".stl", ".off", ".obj"])
+def test_open_surfaces_of_files_are_refused(tmp_path, ending):
+    meshio = pytest.importorskip("meshio")
+    path = torrey_files.save_surface(tmp_path / f"a{ending}", *TWO, unit=um)
+    points, facets = (x.numpy() for x in torrey_files.load_surface(path, unit=um))
+    meshio.Mesh(points / um, [("triangle", facets[1:])]).write(str(path))
+    with pytest.raises(InputError, match=r"surface is open: the edge .*3 such edges"):
+        torrey_files.fill_surface(torrey_files.load_surface(path, unit=um), 2 * um)
+
+
 def test_pictures_hold_every_facet():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")

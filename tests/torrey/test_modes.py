@@ -224,3 +224,16 @@ def test_all_modes_are_the_complete_model() -> None:
         every = torrey.laplace(*mesh, meshes.TWO, modes=len(mesh[1].home))
     a, b = (torrey.signal_parts(x, meshes.PAIR) for x in (whole, every))
     assert torch.allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_lost_mesh_harms_no_neighbour(method: str) -> None:
+    mesh = meshes.box(2, 2, 2, wobble=0.05)
+    f = truncated(mesh, modes=5, method=method)
+    x = torch.stack([mesh[0].points, torch.full_like(mesh[0].points, torch.nan)])
+    D = torch.stack([meshes.WATER.D, 1.1 * meshes.WATER.D])
+    for g in (f, grad(f, 1)):
+        made = vmap(g)(x, D)
+        assert abs(made[0] - g(x[0], D[0])) <= 1e-12 * abs(made[0])
+        assert made[1].isnan()
+        assert vmap(g)(x[1:], D[1:]).isnan().all()
