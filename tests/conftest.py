@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
@@ -21,6 +21,7 @@ settings.register_profile(  # nothing shrinks a mutant's failure
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.differing_executors],  # one process, many runs
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
 import mrsim
-from mrsim._covariance import invert
+from mrsim._covariance import Bound, invert
 
 
 def agree(made: Tensor, wanted: Tensor, rtol: float) -> None:
@@ -91,3 +92,137 @@ def test_logdet_of_singular_and_nan_matrices() -> None:
     assert made[0] == 0
     assert made[1] == -math.inf
     assert made[2].isnan()
+
+
+# ---------------------------------------------------------------- batches
+
+
+def batch_of_kinds() -> Tensor:
+    """Fisher matrices (2, 3, 4, 4): regular, ill-conditioned and without an inverse."""
+    x, y = torch.tensor([[1.0, 2.0, 2.0, 0.0], [2.0, 1.0, -2.0, 0.0]]) / 3
+    z, u = torch.tensor([0.0, 0.0, 0.0, 1.0]), torch.tensor([2.0, -2.0, 1.0, 0.0]) / 3
+    small = 1e3 * torch.finfo(torch.float64).eps
+    columns = (
+        (x, y, z, u),
+        (x, y, z, x + 1e-3 * u),
+        (x, y, x + small * y, z),
+        (x, 0 * y, z, u),
+        (x, y, z, math.nan * u),
+        (x + y, y, 3 * x, z + 0.2 * x),
+    )
+    made = torch.stack([torch.stack(c, 1) for c in columns])
+    return (made.mT @ made).reshape(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize("criterion", [mrsim.covariance, mrsim.logdet])
+def test_a_batch_along_any_axes_is_a_loop(criterion: Any) -> None:
+    batch = batch_of_kinds()
+    wanted = torch.stack([torch.stack([criterion(x) for x in row]) for row in batch])
+    made = vmap(vmap(criterion))(batch)
+    torch.testing.assert_close(made, wanted, equal_nan=True)
+    made = vmap(vmap(criterion, -1), -1)(batch.permute(2, 3, 1, 0))
+    torch.testing.assert_close(made, wanted, equal_nan=True)
+    assert not wanted[0].isnan().any()
+    assert wanted[1, 1].isnan().all()
+
+
+def test_a_batch_is_told_apart_as_its_matrices_are() -> None:
+    batch = batch_of_kinds().flatten(0, 1)
+    eps = torch.finfo(torch.float64).eps
+    made = vmap(lambda x: tuple(invert(x, eps)))(batch)
+    lost = {3: ("absent", [1]), 2: ("coupled", [0, 1, 2]), 5: ("coupled", [0, 1, 2])}
+    for k in (0, 1, 2, 3, 5):
+        kind, where = lost.get(k, ("absent", []))
+        for found in (invert(batch[k], eps), Bound(*(x[k] for x in made))):
+            told = {"absent": found.absent, "coupled": found.coupled}
+            assert told.pop(kind).nonzero().flatten().tolist() == where
+            assert not told.popitem()[1].any()
+
+
+# ---------------------------------------------------------------- what is lost
+
+
+def test_beside_what_is_lost_stands_nothing() -> None:
+    """Not even where the inverse of the regularised matrix has something."""
+    information = batch_of_kinds()[1, 2]
+    made = mrsim.covariance(information)
+    assert made[:3, 3].tolist() == made[3, :3].tolist() == [0.0, 0.0, 0.0]
+    assert (
+        (made[:3, :3] == torch.diag(torch.full((3,), math.inf)))
+        .logical_or(made[:3, :3] == 0)
+        .all()
+    )
+    alone = torch.tensor([0, 1, 3])  # the third is made of the first two
+    wanted = information[alone][:, alone].inverse()[-1, -1]
+    torch.testing.assert_close(made[3, 3], wanted)
+
+
+@pytest.mark.parametrize("entry", [(0, 0), (0, 1), (2, 1)])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_one_entry_that_is_not_finite_spoils_its_matrix(
+    entry: tuple[int, int], bad: float
+) -> None:
+    information = 2 * torch.eye(3)
+    information[entry] = information[entry[::-1]] = bad
+    assert mrsim.covariance(information).isnan().all()
+    assert mrsim.logdet(information).isnan()
+    assert jacrev(mrsim.covariance)(information).isnan().all()
+
+
+def test_a_silent_column_takes_no_part_in_curvature() -> None:
+    """Its entries vanish here but not beside here: it counts as left out."""
+
+    def jacobian(x: Tensor) -> Tensor:
+        t = torch.tensor([0.2, 0.5, 1.0, 2.0])
+        return torch.stack([(-t * x).exp(), t * x, (x - 1.0) * t.sin()])
+
+    def kept(x: Tensor) -> Tensor:
+        j = jacobian(x)
+        return mrsim.covariance(j @ j.mT)[:2, :2]
+
+    def without(x: Tensor) -> Tensor:
+        j = jacobian(x)[:2]
+        return torch.linalg.inv(j @ j.mT)
+
+    x = torch.tensor(1.0)
+    for order in (lambda f: f, jacfwd, jacrev, hessian):
+        agree(order(kept)(x), order(without)(x), 1e-10)
+
+
+def test_the_logdet_of_what_is_lost_has_no_derivative() -> None:
+    for k in (2, 3):
+        information = batch_of_kinds().flatten(0, 1)[k]
+        assert mrsim.logdet(information) == -math.inf
+        assert (jacrev(mrsim.logdet)(information) == 0).all()
+        assert (jacfwd(mrsim.logdet)(information) == 0).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_null_vector_turned_by_rounding_takes_no_other_along(seed: int) -> None:
+    """A combination that is almost without information mixes with one without any."""
+    g = torch.Generator().manual_seed(seed)
+    a, b, c, d, e = torch.linalg.qr(torch.randn(30, 5, generator=g))[0].mT
+    jacobian = torch.stack([a + b, 1.7 * (a + b), a + c, a + c + 1e-4 * d, e + b], 1)
+    found = invert(jacobian.mT @ jacobian, torch.finfo(torch.float64).eps)
+    assert found.coupled.tolist() == [True, True, False, False, False]
+    reduced = torch.linalg.pinv(jacobian[:, 1:])
+    variances = (reduced @ reduced.mT).diagonal()[1:]
+    torch.testing.assert_close(
+        found.matrix.diagonal()[2:], variances, rtol=1e-5, atol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_comes_in_a_precision_leaves_in_it(dtype: torch.dtype) -> None:
+    information = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=dtype)
+    made = mrsim.covariance(information)
+    torch.testing.assert_close(
+        made, torch.tensor([[0.6, -0.2], [-0.2, 0.4]], dtype=dtype)
+    )
+    torch.testing.assert_close(
+        mrsim.logdet(information), torch.tensor(5.0, dtype=dtype).log()
+    )
+    # float32 knows no more than 7 digits: what differs by less is not told apart
+    near = torch.tensor([[1.0, 1.0 - 1e-7], [1.0 - 1e-7, 1.0]], dtype=dtype)
+    assert mrsim.covariance(near).isinf().any() == (dtype == torch.float32)
+    assert mrsim.logdet(near).isinf() == (dtype == torch.float32)

@@ -89,6 +89,12 @@ def test_nuisances_come_last_and_stay_out_of_the_result() -> None:
     assert made.T2 > mrsim.crlb(spiral, "T2", sigma=0.1)(tissue, TIMES).T2
 
 
+def test_one_nuisance_needs_no_list() -> None:
+    made = mrsim.crlb(monoexp, "T2", sigma=0.1, nuisance="M0")(VOXEL, TIMES)
+    assert made.M0 is None
+    assert made.T2 == mrsim.crlb(monoexp, "T2", "M0", sigma=0.1)(VOXEL, TIMES).T2
+
+
 def test_no_name_means_every_present_field() -> None:
     named = mrsim.crlb(monoexp, "M0", "T2", sigma=0.1)(VOXEL, TIMES)
     free = mrsim.crlb(monoexp, sigma=0.1)(VOXEL, TIMES)
@@ -187,6 +193,38 @@ def test_a_prior_is_one_more_measurement() -> None:
     prior = {"T2": 0.02}
     made = mrsim.crlb(monoexp, "M0", "T2", sigma=0.1, prior=prior)(VOXEL, TIMES)
     assert torch.allclose(stacked(made, "M0", "T2"), stacked(wanted, "M0", "T2"))
+
+
+def test_information_adds_up() -> None:
+    plain = mrsim.fisher(monoexp, "M0", "T2", sigma=0.1)(VOXEL, TIMES)
+    prior = {"T2": torch.tensor(0.02)}
+    made = mrsim.fisher(monoexp, "M0", "T2", sigma=0.1, prior=prior)(VOXEL, TIMES)
+    agree(made, plain + torch.diag(torch.tensor([0.0, 2500.0])), 1e-12)
+    both = mrsim.fisher(monoexp, "M0", "T2", sigma=0.2, prior={"M0": 0.5, "T2": 0.1})
+    agree(both(VOXEL, TIMES), plain / 4 + torch.diag(torch.tensor([4.0, 100.0])), 1e-12)
+    counts = torch.tensor([2.0, 0.0, 1.0, 0.5, 3.0])
+    sigma = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
+    many = mrsim.fisher(monoexp, "M0", "T2", sigma=sigma, weights=counts)(VOXEL, TIMES)
+    each = [
+        n
+        / s**2
+        * mrsim.fisher(monoexp, "M0", "T2", sigma=1.0)(VOXEL, Samples(x=x[None]))
+        for n, s, x in zip(counts, sigma, TIMES.x, strict=True)
+    ]
+    agree(many, sum(each), 1e-12)
+
+
+def test_sigma_of_any_type_is_taken_in_double_precision() -> None:
+    narrow = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.7], dtype=torch.float32)
+    for sigma in (narrow, narrow[0]):
+        made = mrsim.fisher(monoexp, "M0", "T2", sigma=sigma)(VOXEL, TIMES)
+        wanted = mrsim.fisher(monoexp, "M0", "T2", sigma=sigma.double())(VOXEL, TIMES)
+        agree(made, wanted, 1e-14)
+    one = mrsim.fisher(monoexp, "M0", "T2", sigma=1.0)(VOXEL, TIMES)
+    for whole in (2, torch.tensor(2), torch.full((5,), 2)):
+        agree(
+            mrsim.fisher(monoexp, "M0", "T2", sigma=whole)(VOXEL, TIMES), one / 4, 1e-14
+        )
 
 
 def test_a_prior_makes_the_unidentifiable_finite() -> None:
@@ -324,6 +362,76 @@ def test_without_signal_only_the_amplitude_is_known() -> None:
     known = mrsim.crlb(monoexp, "M0", sigma=0.1)(voxel, TIMES).M0
     assert made.T2.isinf()
     assert pytest.approx(known.item()) == made.M0
+
+
+def test_the_warning_tells_who_and_why_and_what_to_do() -> None:
+    tissue = Tissue(T1=1.0, T2=0.1, M0=2.0, B1=1.1)
+    with pytest.warns(UserWarning, match="crlb") as caught:
+        mrsim.crlb(scaled, "M0", "B1", "T1", "T2", sigma=0.01)(tissue, TIMES)
+    assert [str(w.message) for w in caught] == [
+        "crlb: the variance is inf for T1 (no effect on the signal) and M0, B1 (only"
+        " combined); leave them out, give them a prior, or change the sequence"
+    ]
+
+
+@mrsim.record
+class Shell:
+    """A second pool, off resonance."""
+
+    M0: Tensor
+    df: Tensor | None = mrsim.neutral(0.0)
+
+
+@mrsim.record
+class Nested:
+    """A voxel that holds a pool."""
+
+    T2: Tensor
+    pool: Shell
+
+
+def test_a_nested_field_near_its_neutral_zero_is_identifiable() -> None:
+    """Its natural change is one unit of its own record's field, as at the top."""
+
+    def signal(x: Nested, seq: Samples) -> Tensor:
+        turn = 2 * math.pi * x.pool.df * seq.x
+        return x.pool.M0 * torch.polar(torch.exp(-seq.x / x.T2), turn)
+
+    seq = mrsim.to(TIMES, torch.float32)
+    wanted = 1e-4 / ((2 * math.pi * TIMES.x * torch.exp(-TIMES.x / 0.1)) ** 2).sum()
+    for df in (0.0, 1e-6, -1e-5):
+        voxel = mrsim.to(Nested(T2=0.1, pool=Shell(M0=1.0, df=df)), torch.float32)
+        made = mrsim.crlb(signal, "pool.df", sigma=0.01)(voxel, seq)
+        assert made.T2 is None
+        assert made.pool.M0 is None
+        assert made.pool.df == pytest.approx(wanted.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("field", ["df", "phase"])
+def test_noise_begins_where_it_is_said_to(field: str) -> None:
+    """‖scale J‖ ≤ 100 √samples eps ‖s‖, the scale being the field's size or 1 unit."""
+
+    @mrsim.record
+    class Line:
+        M0: Tensor
+        df: Tensor | None = mrsim.neutral(0.0)  # no less than 1 unit
+        phase: Tensor | None = None  # its own size
+
+    size = {"df": 0.25, "phase": 8.0}[field]
+    scale = {"df": 1.0, "phase": 8.0}[field]
+    edge = 100 * math.sqrt(5) * torch.finfo(torch.float64).eps
+
+    def matrix(share: float) -> Tensor:
+        def signal(x: Line, seq: Samples) -> Tensor:
+            known = x.M0 * (-seq.x).exp()
+            small = share * edge / scale * (-seq.x).exp()
+            return known + small * (getattr(x, field) - size)
+
+        line = mrsim.replace(Line(M0=1.0), **{field: torch.tensor(size)})
+        return mrsim.fisher(signal, field, sigma=0.1)(line, TIMES)
+
+    assert matrix(0.9) == 0
+    assert matrix(1.1) > 0
 
 
 # ---------------------------------------------------------------- transforms
@@ -529,6 +637,36 @@ def test_average_and_worst_over_tissues() -> None:
             lambda x, f=objective: f(tissues, mrsim.replace(seq, flip=x)), seq.flip
         )
         agree(slope, wanted, 1e-7)
+
+
+def test_criteria_over_tissues_are_means_and_norms() -> None:
+    """Costs 1, 2 and 4 times a factor, with the derivatives that these have."""
+    tissues = Tissue(T1=torch.ones(3), T2=torch.tensor([0.1, 0.2, 0.4]))
+
+    def cost(tissue: Tissue, x: Tensor, unit: float) -> Tensor:
+        return x * tissue.T2 / unit
+
+    x, shares = torch.tensor(3.0), torch.tensor([1.0, 2.0, 0.0])
+    costs = torch.tensor([3.0, 6.0, 12.0])
+    wanted = {
+        mrsim.average(cost): costs.mean(),
+        mrsim.average(cost, weights=shares): torch.tensor(5.0),
+        mrsim.worst(cost): costs.max(),
+        mrsim.worst(cost, power=2): costs.square().mean().sqrt(),
+        mrsim.worst(cost, power=5.0): (costs**5).mean() ** (1 / 5),
+        mrsim.worst(cost, power=400.0): (costs / 12).pow(400).mean() ** (1 / 400) * 12,
+    }
+    for objective, value in wanted.items():
+        slope, made = grad_and_value(objective, argnums=1)(tissues, x, 0.1)
+        torch.testing.assert_close(made, value)
+        torch.testing.assert_close(slope, value / 3)  # they are proportional to x
+    small, slope = 1e-6 * costs, 1e-6 * x  # smaller than 1, all of them
+    torch.testing.assert_close(
+        mrsim.worst(cost, power=3.0)(tissues, slope, 0.1),
+        small.pow(3).mean() ** (1 / 3),
+    )
+    one = mrsim.worst(cost, power=2)(mrsim.expand(Tissue(T1=1.0, T2=0.1), 1), x, 0.1)
+    torch.testing.assert_close(one, torch.tensor(3.0))
 
 
 @pytest.mark.parametrize("power", [None, 4.0])

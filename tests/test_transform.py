@@ -49,7 +49,9 @@ def signal(tissue: Tissue, seq: Spin) -> Tensor:
     if tissue.B1 is not None:
         envelope = envelope * (tissue.B1 * math.pi / 2).sin()
     value = amplitude * envelope
-    return torch.polar(value, angle + torch.zeros_like(value))
+    turn = angle + torch.zeros_like(value)
+    # torch.polar's reverse mode is NaN at values of 1e-320
+    return torch.complex(value * turn.cos(), value * turn.sin())
 
 
 def magnitude(tissue: Tissue, seq: Spin) -> Tensor:
@@ -129,6 +131,22 @@ class TestJac:
             torch.tensor(0.0),
         )
         torch.testing.assert_close(J.TE[:, 1], fd, rtol=1e-6, atol=1e-8)
+
+    @pytest.mark.parametrize("mode", ["forward", "reverse"])
+    def test_axes_of_outputs_and_fields_are_kept(self, mode: Any) -> None:
+        @record
+        class Table:
+            a: Tensor  # (2, 3)
+            b: Tensor  # (4,)
+
+        def f(x: Table) -> Tensor:
+            return x.a.sin()[:, :, None, None] * torch.stack([x.b, x.b**2])
+
+        table = Table(a=torch.rand(2, 3), b=torch.rand(4))
+        value, J = value_and_jac(f, "b", "a", mode=mode)(table)
+        assert value.shape == (2, 3, 2, 4)
+        wanted = jacrev(lambda a, b: f(Table(a=a, b=b)), argnums=(0, 1))
+        close((J.a, J.b), wanted(table.a, table.b))
 
     def test_names_in_both_arguments_give_both_records(self) -> None:
         first, second = jac(signal, "TE", "T2")(TISSUE, SEQ)
@@ -223,6 +241,43 @@ class TestCompositions:
         trains = Spin(TE=torch.rand(6, 4) + 0.01)
         J = vmap(jac(signal, "T2", "TE"))(self.batch, trains)
         close(J, loop(jac(signal, "T2", "TE", mode="reverse"), self.batch, trains))
+
+    def test_chunks_bound_how_much_travels_at_once(self) -> None:
+        sizes: list[int] = []
+
+        class Probe(torch.autograd.Function):
+            """Nothing, but it notes how many travel through it."""
+
+            @staticmethod
+            def forward(x: Tensor) -> Tensor:
+                return x.clone()
+
+            @staticmethod
+            def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+                pass
+
+            @staticmethod
+            def backward(_: Any, g: Tensor) -> Tensor:
+                return Probe.apply(g)
+
+            @staticmethod
+            def jvp(_: Any, t: Tensor) -> Tensor:
+                return Probe.apply(t)
+
+            @staticmethod
+            def vmap(info: Any, dims: Any, x: Tensor) -> Any:
+                sizes.append(info.batch_size)
+                return x.clone(), dims[0]
+
+        def probed(seq: Spin) -> Tensor:
+            return Probe.apply(Probe.apply(seq.TE).sin()[:2])
+
+        for mode, all_at_once in (("forward", 3), ("reverse", 2)):
+            for chunk, most in ((None, all_at_once), (1, 1), (2, 2)):
+                sizes.clear()
+                f = jac(probed, "TE", mode=mode, chunk_size=chunk)
+                close(f(SEQ).TE, SEQ.TE.cos().diag()[:2])
+                assert max(sizes) == most
 
     def test_chunks_under_vmap(self) -> None:
         f = jac(signal, *self.names)
@@ -324,16 +379,62 @@ class TestJvp:
         )
         close(moves[1], 2 * moves[0])
 
+    def test_directions_take_the_type_of_their_field(self) -> None:
+        wanted = jvp(signal, {"T2": 2.0, "TE": 1.0})(TISSUE, SEQ)
+        close(jvp(signal, {"T2": 2, "TE": torch.tensor(1)})(TISSUE, SEQ), wanted)
+        single = mrsim.to(TISSUE, torch.float32), mrsim.to(SEQ, torch.float32)
+        double = {"T2": torch.tensor(2.0), "TE": torch.ones(3)}
+        made = jvp(signal, double)(*single)
+        assert [x.dtype for x in made] == [torch.complex64] * 2
+        torch.testing.assert_close(
+            made[1], wanted[1].to(torch.complex64), rtol=1e-5, atol=1e-5
+        )
+
+    def test_fields_may_be_views_of_one_number(self) -> None:
+        flat = Spin(TE=torch.full((3,), 0.05))
+        view = tree.put(flat, "TE", torch.tensor(0.05).expand(3))
+        wanted = jvp(signal, {"TE": 1.0, "T2": 2.0})(TISSUE, flat)
+        close(jvp(signal, {"TE": 1.0, "T2": 2.0})(TISSUE, view), wanted)
+        for mode in ("forward", "reverse"):
+            f = jac(signal, "TE", "T2", mode=mode)
+            close(f(TISSUE, view), f(TISSUE, flat))
+
+    def test_a_move_leaves_its_inputs_alone(self) -> None:
+        step = torch.ones(3)
+        before = tree.tree_map(torch.clone, (TISSUE, SEQ))
+        jvp(signal, {"TE": step, "B1": 1.0})(TISSUE, SEQ)
+        close((TISSUE, SEQ), before)
+        assert step.tolist() == [1.0, 1.0, 1.0]
+
     def test_bad_shapes_raise(self) -> None:
         with pytest.raises(RuntimeError, match="expand"):
             jvp(signal, {"TE": torch.ones(5)})(TISSUE, SEQ)
+
+
+class TestMeta:
+    """Shapes and dtypes without numbers."""
+
+    tissue, seq = (mrsim.to(x, device="meta") for x in (TISSUE, SEQ))
+
+    @pytest.mark.parametrize("mode", ["forward", "reverse"])
+    def test_jacobians(self, mode: Any) -> None:
+        value, J = value_and_jac(signal, "T2", "TE", mode=mode)(self.tissue, self.seq)
+        made = (value, J[0].T2, J[1].TE)
+        assert [x.shape for x in made] == [(3,), (3,), (3, 3)]
+        assert {x.device.type for x in made} == {"meta"}
+        assert {x.dtype for x in made} == {torch.complex128}
+
+    def test_directions(self) -> None:
+        made = jvp(signal, {"T2": 1.0, "TE": 2.0})(self.tissue, self.seq)
+        assert [x.shape for x in made] == [(3,), (3,)]
+        assert {x.device.type for x in made} == {"meta"}
 
 
 class TestMessages:
     def test_unknown_name(self) -> None:
         with pytest.raises(
             ValueError,
-            match=r"no argument has a field 'T3'; .*Tissue\(T1, T2, .*Spin\(TE",
+            match=r"no argument has a field 'T3'; .*Tissue\(T1, T2, .*\) and Spin\(TE",
         ):
             jac(signal, "T3")(TISSUE, SEQ)
 
@@ -347,7 +448,7 @@ class TestMessages:
 
     def test_ambiguous_name(self) -> None:
         with pytest.raises(
-            ValueError, match=r"'T1' is a field of 2 arguments, .*close over"
+            ValueError, match=r"'T1' is a field of 2 arguments, .*\) and T.*close over"
         ):
             jac(lambda a, b: a.T1 * b.T1, "T1")(TISSUE, TISSUE)
         with pytest.raises(ValueError, match="2 arguments"):
