@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 
 from mrsim import epg, plot
 from mrsim.units import deg, ms
@@ -47,6 +48,15 @@ def test_histogram_is_a_density_beside_the_normal(axes):
     heights, edges, _ = axes.patches[0].get_data()
     assert np.sum(heights * np.diff(edges)) == pytest.approx(1, abs=1e-9)
     assert np.max(heights) == pytest.approx(0.4, abs=0.04)
+
+
+def test_names_without_a_colour_of_their_own_differ(axes):
+    plot.histograms(axes, {n: torch.zeros(9) for n in ("T1", "ramp", "T2")}, 4.0, "z")
+    colours = {p.get_label(): p.get_edgecolor() for p in axes.patches}
+    assert len(colours) == len(set(colours.values())) == 3
+    assert colours["ramp"] == to_rgba(plot.COLOURS["ramp"])
+    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert told == ["T1", "ramp", "T2", "N(0, 1)"]
 
 
 def test_picture_puts_the_first_index_to_the_right_and_hides_the_rest(axes):

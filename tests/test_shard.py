@@ -127,6 +127,23 @@ def test_corrupt_shards_are_reported_and_made_again(
     assert files(made) == whole
 
 
+def test_corrupt_shards_are_not_read(tmp_path: Path) -> None:
+    store = shard.run(work, COUNT, tmp_path, SIZE)
+    path = tmp_path / "sine.000005.npy"
+    data = bytearray(path.read_bytes())
+    wanted = shard.read(store, "sine")
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(shard.StoreError, match=r"shard 5 of 13 .* checksum"):
+        shard.read(store, "sine", 5 * SIZE, 5 * SIZE + 1)
+    assert torch.equal(shard.read(store, "sine", 0, 5 * SIZE), wanted[: 5 * SIZE])
+    with pytest.raises(shard.StoreError, match="run the job again"):
+        shard.export(store, tmp_path / "all.h5")
+    with pytest.warns(UserWarning, match="corrupt"):
+        shard.run(work, COUNT, tmp_path, SIZE)
+    assert torch.equal(shard.read(store, "sine"), wanted)
+
+
 def test_a_full_disk_is_reported_and_survived(
     tmp_path: Path, whole: dict[str, bytes]
 ) -> None:

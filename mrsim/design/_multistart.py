@@ -75,6 +75,16 @@ def multistart(
 
     Raises:
         ValueError: the objective is finite at no start; or as for `minimise`.
+
+    >>> import torch
+    >>> from mrsim import design, epg
+    >>> cost = lambda q: (3 * q.flip).sin().sum() + q.flip.sum() / 9  # many minima
+    >>> box = {"flip": (0.0, 6.0)}
+    >>> start = epg.FSE(flip=[2.0], esp=0.01)
+    >>> batch = design.random_starts(start, "flip", bounds=box, count=16)
+    >>> found = design.multistart(cost, batch, "flip", bounds=box)
+    >>> found[0].record.flip.round(decimals=2), len(found)
+    (tensor([1.5600]), 1)
     """
     first = tree_map(lambda v: v[0], starts)
     problem = pose(objective, first, wanted, bounds, constraints)

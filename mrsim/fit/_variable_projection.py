@@ -101,19 +101,7 @@ def variable_projection(
             return _projected(*_checked(both, chosen, data), data)
 
         def measure(x: Tensor, data: Tensor, base: Any, args: Any) -> Local:
-            made = split(x, data, base, args)
-            fitted = real(data.reshape(-1) + made.residual)
-            rest, r = real(made.rest), real(made.residual)
-            silent = sizes(base, chosen, x) * lengths(rest) <= rounding(fitted)
-            clean = torch.where(silent, 0.0, rest)
-            _, curve = products(clean, r)
-            return Local(
-                cost=r.square().sum() / 2,
-                slope=torch.where(silent, 0.0, real(made.bend).mT @ r),
-                curve=curve,
-                silent=silent,
-                power=real(data.reshape(-1)).square().sum(),
-            )
+            return _local(split(x, data, base, args), data, sizes(base, chosen, x))
 
         ends, given = (lower, upper), (data, base, args)
         found = search(measure, chosen, ends, given, iterations, tolerance)
@@ -136,6 +124,21 @@ def variable_projection(
         )
 
     return fit
+
+
+def _local(made: _Split, data: Tensor, size: Tensor) -> Local:
+    """Return what the search needs at a point; columns that are rounding are silent."""
+    fitted = real(data.reshape(-1) + made.residual)
+    rest, r = real(made.rest), real(made.residual)
+    silent = size * lengths(rest) <= rounding(fitted)
+    _, curve = products(torch.where(silent, 0.0, rest), r)
+    return Local(
+        cost=r.square().sum() / 2,
+        slope=torch.where(silent, 0.0, real(made.bend).mT @ r),
+        curve=curve,
+        silent=silent,
+        power=real(data.reshape(-1)).square().sum(),
+    )
 
 
 def _basis(f: Callable[..., Tensor], linear: str) -> Callable[..., Tensor]:

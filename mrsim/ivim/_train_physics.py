@@ -1,7 +1,7 @@
 """Train networks to reproduce signals through the bi-exponential model."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from mrsim._check import check_floats
 from mrsim.ivim._limits import Bounds, limits
 from mrsim.ivim.acquisition import Acquisition, check_data
 from mrsim.ivim.layers import Weights, adam, copy, initial, layers, set_rate
-from mrsim.ivim.physics_net import PhysicsNet, decoded, seen, unweighted
+from mrsim.ivim.physics_net import Box, PhysicsNet, decoded, seen, unweighted
 from mrsim.ivim.voxels import bar
 
 BARBIERI: Mapping[str, Any] = {
@@ -110,15 +110,7 @@ def train_physics(
         n: w.to(x).requires_grad_()
         for n, w in initial(sizes, generator, members).items()
     }
-    network = layers(weights, "ELU")
-    shown = seen(b, b, outputs)
-
-    def loss(weights: Weights, x: Tensor, y: Tensor) -> Tensor:
-        p = decoded(network(weights, x), outputs, box)
-        S0, f, Dp, D = (p[n].unsqueeze(-1) for n in ("S0", "f", "Dp", "D"))
-        s = S0 * (f * torch.exp(-shown * Dp) + (1 - f) * torch.exp(-shown * D))
-        return (s - y).square().mean()
-
+    loss = _misfit(layers(weights, "ELU"), seen(b, b, outputs), outputs, box)
     optimiser = adam(weights, rate)
     steps = len(x) // batch
     best = last = copy(weights)
@@ -187,6 +179,23 @@ def _pairs(
         data, wanted = data / first, wanted / first
     b = acquisition.b
     return seen(data, b, outputs), seen(wanted, b, outputs)
+
+
+def _misfit(
+    network: Callable[[Weights, Tensor], Tensor],
+    shown: Tensor,
+    outputs: str,
+    box: Box,
+) -> Callable[[Weights, Tensor, Tensor], Tensor]:
+    """Return the mean squared difference of what a network decodes from its targets."""
+
+    def loss(weights: Weights, x: Tensor, y: Tensor) -> Tensor:
+        p = decoded(network(weights, x), outputs, box)
+        S0, f, Dp, D = (p[n].unsqueeze(-1) for n in ("S0", "f", "Dp", "D"))
+        s = S0 * (f * torch.exp(-shown * Dp) + (1 - f) * torch.exp(-shown * D))
+        return (s - y).square().mean()
+
+    return loss
 
 
 def _taken(old: Weights, new: Weights, chosen: Tensor) -> Weights:

@@ -197,6 +197,16 @@ def check_data(data: Tensor, acquisition: Acquisition, *, zero: bool = True) -> 
 
     Raises:
         ValueError: lengths differ, there is no voxel, or every b is at least 10 s/mm².
+
+    >>> import torch
+    >>> from mrsim import ivim
+    >>> q = ivim.Acquisition(b=[0.0, 50.0, 800.0])
+    >>> ivim.check_data(torch.ones(7, 3), q)
+    >>> try:
+    ...     ivim.check_data(torch.ones(7, 4), q)
+    ... except ValueError as error:
+    ...     print(str(error)[:60])
+    ivim: the last axis of the data must be the 3 samples of the
     """
     check(acquisition)
     if acquisition.b.ndim != 1:

@@ -48,19 +48,30 @@ def load_net(path: str | Path) -> Any:
 
     Raises:
         ValueError: the file is missing, damaged or holds no such network.
+
+    >>> import tempfile, torch
+    >>> from mrsim import ivim
+    >>> q = ivim.Acquisition(b=[0.0, 200.0, 400.0, 800.0])
+    >>> g = torch.Generator().manual_seed(0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     net = ivim.train_physics(torch.rand(128, 4) + 1, q, g, epochs=1).net
+    ...     ivim.save_net(folder + "/net.pt", net)
+    ...     type(ivim.load_net(folder + "/net.pt")).__name__
+    'PhysicsNet'
     """
     try:
         content = torch.load(path, weights_only=True)
     except Exception as e:  # torch lets errors of zip, pickle and its own through
         raise ValueError(
-            f"ivim: {path} is missing or damaged ({type(e).__name__}); write it with"
-            f" ivim.save_net"
+            f"ivim.load_net: {path} is missing or damaged ({type(e).__name__}); write"
+            f" it with ivim.save_net"
         ) from e
     kinds = {k.__name__: k for k in (PhysicsNet, PosteriorNet)}
     kind = kinds.get(content.pop("kind", "")) if isinstance(content, dict) else None
     if kind is None or set(content) != set(kind._fields):
         raise ValueError(
-            f"ivim: {path} holds no network of mrsim; write it with ivim.save_net"
+            f"ivim.load_net: {path} holds no network of mrsim; write it with"
+            f" ivim.save_net"
         )
     if kind is PosteriorNet:
         models = {m.__name__: m for m in _MODELS}

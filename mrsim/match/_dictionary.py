@@ -101,6 +101,14 @@ def coefs(d: Dictionary, index: Tensor) -> Tensor:
 
     Returns:
         (n, rank), zero for atoms that do not take part.
+
+    >>> import mrsim, torch
+    >>> from mrsim import match
+    >>> decay = lambda tissue, t: (-t / tissue.T2).exp()
+    >>> atoms = match.grid(mrsim.Tissue(T1=1.0, T2=0.1), T2=[0.05, 0.1, 0.2])
+    >>> d = match.dictionary(decay, atoms, torch.linspace(0.01, 0.2, 20), rank=2)
+    >>> match.coefs(d, torch.tensor([2, 0])).shape
+    torch.Size([2, 2])
     """
     piece = _PIECE if index.device.type == "cpu" else 64 * _PIECE
     return torch.cat([_piece(d, part) for part in index.split(piece)])
@@ -134,6 +142,15 @@ def compress(d: Dictionary, data: Tensor) -> Tensor:
 
     Returns:
         (…, rank).
+
+    >>> import mrsim, torch
+    >>> from mrsim import match
+    >>> decay = lambda tissue, t: (-t / tissue.T2).exp()
+    >>> atoms = match.grid(mrsim.Tissue(T1=1.0, T2=0.1), T2=[0.05, 0.1, 0.2])
+    >>> t = torch.linspace(0.01, 0.2, 20)
+    >>> d = match.dictionary(decay, atoms, t, rank=2)
+    >>> match.compress(d, torch.ones(7, 20)).shape
+    torch.Size([7, 2])
     """
     if d.basis is None:
         return data

@@ -1,6 +1,7 @@
 """Maps with colour bars, in the units that radiologists read."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -91,7 +92,8 @@ def maps(
         low, high = _limits(plane[shown], quantity, share)
         style = {"cmap": quantity.cmap, "vmin": low, "vmax": high}
         image = picture(panel, plane, shown, "", **style)
-        label = name if quantity.unit == "1" else f"{name} [{quantity.unit}]"
+        said = re.sub(r"^(\w+)_sd\b", r"sd of \1", name)
+        label = said if quantity.unit == "1" else f"{said} [{quantity.unit}]"
         panel.figure.colorbar(image, ax=panel, label=label, fraction=0.046, pad=0.03)
         images.append(image)
     return images

@@ -114,6 +114,13 @@ def mesh_html(
 
     Raises:
         ValueError: the field does not have one value for each point or dof.
+
+    >>> import tempfile
+    >>> from mrsim import plot, torrey
+    >>> mesh = torrey.mesh_sphere(5e-3, size=4e-3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     plot.mesh_html(folder + "/sphere.html", *mesh, title="a cell").name
+    'sphere.html'
     """
     graph = require("plotly.graph_objects", "html")
     corners, home, given = _surface(nodes, topology, values)
@@ -124,6 +131,7 @@ def mesh_html(
         low, high = float(given.min()), float(given.max())
         look = {"intensity": given.ravel(), "cmin": low, "cmax": high}
         look |= {"colorscale": cmap}
+    look |= {"lighting": {"ambient": 0.6, "diffuse": 0.6}}
     surface = graph.Mesh3d(
         x=x, y=y, z=z, i=i, j=j, k=k, opacity=alpha, flatshading=given is None, **look
     )

@@ -113,6 +113,16 @@ def streamlines_html(
 
     Raises:
         ValueError: there is not one value for each vertex or track.
+
+    >>> import tempfile, torch
+    >>> from mrsim import plot, tract
+    >>> one = torch.tensor([1.0, 0, 0, 1.0, 0, 0]).expand(5, 5, 5, 6)  # along z
+    >>> fod = tract.Field(coefficients=one, affine=torch.eye(4))
+    >>> seeds = torch.tensor([[2.0, 2, 2], [3.0, 2, 2]])
+    >>> found = tract.tracks(seeds, fod, tract.options(fod, step=0.5, minlength=0.0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     plot.streamlines_html(folder + "/bundle.html", found).name
+    'bundle.html'
     """
     graph = require("plotly.graph_objects", "html")
     bundle = _bundle(tracks, values)

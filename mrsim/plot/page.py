@@ -23,6 +23,8 @@ def write_page(path: Path, drawn: Any, title: str, unit: str) -> Path:
     figure = graph.Figure(drawn)
     figure.update_layout(
         title=title,
+        template="plotly_white",
+        font={"size": 15},
         scene={"aspectmode": "data", **names},
         margin={"l": 0, "r": 0, "b": 0, "t": 40 if title else 0},
     )

@@ -1,6 +1,7 @@
 """Panels of figures: trains, curves, one map, point spreads, bars."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -10,6 +11,13 @@ from mrsim import epg
 from mrsim.units import deg, ms
 
 COLOURS = {"constant": "#8c8c8c", "ramp": "#e08a00", "optimised": "#0060b0"}
+_OTHERS = (
+    "#333333",
+    "#009e73",
+    "#c2185b",
+    "#7b5ea7",
+    "#56b4e9",
+)  # other names, in turn
 STYLE = {
     "font.size": 16,
     "axes.titlesize": 18,
@@ -30,11 +38,19 @@ def flips(axes: Any, trains: Mapping[str, epg.FSE]) -> None:
     Args:
         axes: of matplotlib.
         trains: name → train.
+
+    >>> from matplotlib.figure import Figure
+    >>> from mrsim import epg, plot
+    >>> axes = Figure().subplots()
+    >>> plot.flips(axes, {"constant": epg.FSE(flip=[2.1] * 8, esp=0.01)})
+    >>> axes.get_xlabel()
+    'echo'
     """
+    colours = _colours(trains)
     for name, train in trains.items():
         echoes = range(1, len(train.flip) + 1)
         axes.plot(
-            echoes, (train.flip / deg).tolist(), "o-", color=_colour(name), label=name
+            echoes, (train.flip / deg).tolist(), "o-", color=colours[name], label=name
         )
     top = 1.3 * max(float(train.flip.max()) for train in trains.values()) / deg
     axes.set(xlabel="echo", ylabel="flip angle [°]", ylim=(0, top))
@@ -50,10 +66,19 @@ def curves(axes: Any, values: Mapping[str, Tensor], esp: float, label: str) -> N
         values: name → (echo,).
         esp: echo spacing [s].
         label: what the values are, with unit.
+
+    >>> import torch
+    >>> from matplotlib.figure import Figure
+    >>> from mrsim import plot
+    >>> axes = Figure().subplots()
+    >>> plot.curves(axes, {"signal": torch.tensor([0.9, 0.8])}, 0.01, "signal / M0")
+    >>> axes.get_ylabel()
+    'signal / M0'
     """
+    colours = _colours(values)
     for name, y in values.items():
-        times = [esp / ms * (i + 1) for i in range(len(y))]
-        axes.plot(times, y.tolist(), "o-", color=_colour(name), label=name)
+        times = [float(esp) / ms * (i + 1) for i in range(len(y))]
+        axes.plot(times, y.tolist(), "o-", color=colours[name], label=name)
     axes.axhline(0, color="0.85", linewidth=1, zorder=0)
     axes.set(xlabel="echo time [ms]", ylabel=label)
 
@@ -68,12 +93,21 @@ def point_spreads(
         values: name → (point,) PSF over its largest value, the point in the middle.
         zoom: points in a pixel.
         reach: how far to draw on either side [pixels].
+
+    >>> import torch
+    >>> from matplotlib.figure import Figure
+    >>> from mrsim import plot
+    >>> axes, x = Figure().subplots(), torch.linspace(-16, 16, 129)
+    >>> plot.point_spreads(axes, {"ideal": torch.sinc(x).abs()}, zoom=4)
+    >>> axes.get_yscale()
+    'log'
     """
+    colours = _colours(values)
     for name, y in values.items():
         middle = len(y) // 2
         near = y[middle - reach * zoom : middle + reach * zoom + 1]
         x = torch.linspace(-reach, reach, len(near))
-        axes.semilogy(x.tolist(), near.tolist(), color=_colour(name), label=name)
+        axes.semilogy(x.tolist(), near.tolist(), color=colours[name], label=name)
     axes.set(xlabel="position [pixel]", ylabel="|PSF| / peak", ylim=(1e-3, 1.3))
 
 
@@ -89,6 +123,13 @@ def picture(axes: Any, plane: Tensor, mask: Tensor, title: str, **style: Any) ->
 
     Returns:
         The image, for a colour bar.
+
+    >>> import torch
+    >>> from matplotlib.figure import Figure
+    >>> from mrsim import plot
+    >>> axes, plane = Figure().subplots(), torch.rand(6, 4)
+    >>> plot.picture(axes, plane, plane > 0.1, "a map").get_array().shape
+    (4, 6)
     """
     shown = plane.double().where(mask, torch.nan)
     image = axes.imshow(shown.T.numpy(), origin="lower", **style)
@@ -107,14 +148,22 @@ def histograms(
         values: name → errors [1], any shape.
         reach: the axis spans −reach … reach.
         label: what the values are.
+
+    >>> import torch
+    >>> from matplotlib.figure import Figure
+    >>> from mrsim import plot
+    >>> axes, z = Figure().subplots(), torch.linspace(-2, 2, 99)
+    >>> plot.histograms(axes, {"T2": z}, 4.0, "error / sd")
+    >>> axes.get_xlabel()
+    'error / sd'
     """
+    colours = _colours(values)
     for name, z in values.items():
         heights, edges = torch.histogram(
             z.double().cpu().flatten(), 60, range=(-reach, reach), density=True
         )
-        axes.stairs(
-            heights.tolist(), edges.tolist(), color=_colour(name), linewidth=2.4
-        )
+        style = {"color": colours[name], "linewidth": 2.4, "label": name}
+        axes.stairs(heights.tolist(), edges.tolist(), **style)
     x = torch.linspace(-reach, reach, 201)
     normal = (-x.square() / 2).exp() / (2 * torch.pi) ** 0.5
     axes.plot(x.tolist(), normal.tolist(), "k--", linewidth=1.5, label="N(0, 1)")
@@ -131,12 +180,21 @@ def bars(
         axes: of matplotlib.
         values: name → the two heights.
         labels: what the first and the second bar are.
+
+    >>> from matplotlib.figure import Figure
+    >>> from mrsim import plot
+    >>> axes = Figure().subplots()
+    >>> told = {"constant": (2.5, 2.6), "optimised": (1.3, 1.3)}
+    >>> plot.bars(axes, told, ("predicted", "measured"))
+    >>> [label.get_text() for label in axes.get_xticklabels()]
+    ['constant', 'optimised']
     """
+    colours = _colours(values)
     for i, (name, pair) in enumerate(values.items()):
         for j, (height, alpha) in enumerate(zip(pair, (0.45, 1.0), strict=True)):
             x = i + 0.4 * (j - 0.5)
             label = labels[j] if name == list(values)[-1] else None
-            axes.bar(x, height, 0.38, color=_colour(name), alpha=alpha, label=label)
+            axes.bar(x, height, 0.38, color=colours[name], alpha=alpha, label=label)
             text = f"{height:.2f}"
             axes.text(x, height, text, ha="center", va="bottom", fontsize="small")
     axes.set_xticks(range(len(values)), list(values))
@@ -144,5 +202,7 @@ def bars(
     axes.legend()
 
 
-def _colour(name: str) -> str:
-    return COLOURS.get(name, "#333333")
+def _colours(names: Iterable[str]) -> dict[str, str]:
+    """Give known names their colour, and others one each."""
+    others = [name for name in names if name not in COLOURS]
+    return COLOURS | dict(zip(others, cycle(_OTHERS), strict=False))

@@ -171,9 +171,9 @@ def _ppm(event: Any, name: str, system: Any) -> float:
     return float(share * 1e-6 * system.gamma * system.B0)
 
 
-def _pulse(rf: Any, lines: Sequence[Any], at: str, system: Any) -> Instant:
-    """Return what a pulse does at its centre; time and moment are still open."""
-    selective = False
+def _selects(rf: Any, lines: Sequence[Any], at: str) -> bool:
+    """Tell whether a gradient is on during a pulse; it must then be constant."""
+    found = False
     for axis, (times, heights) in zip("xyz", lines, strict=True):
         ends = rf.delay, rf.delay + rf.shape_dur
         during = heights[(times > ends[0]) & (times < ends[1])]
@@ -183,7 +183,13 @@ def _pulse(rf: Any, lines: Sequence[Any], at: str, system: Any) -> Instant:
                 f"pulseq.load: in {at} the gradient along {axis} changes during the"
                 f" pulse; such a pulse has no single flip angle"
             )
-        selective = selective or bool(np.abs(during).max() > 0)
+        found = found or bool(np.abs(during).max() > 0)
+    return found
+
+
+def _pulse(rf: Any, lines: Sequence[Any], at: str, system: Any) -> Instant:
+    """Return what a pulse does at its centre; time and moment are still open."""
+    selective = _selects(rf, lines, at)
     signal, times = np.asarray(rf.signal), np.asarray(rf.t)
     if times[0] == 0.0:  # corners of a polygon, not middles of samples
         fine = (np.arange(_FINE) + 0.5) * (times[-1] / _FINE)

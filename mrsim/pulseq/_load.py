@@ -47,6 +47,13 @@ def load(
     Raises:
         ImportError: pypulseq is missing.
         ValueError: the file is damaged, or holds what a program cannot represent.
+
+    >>> import mrsim.pulseq
+    >>> from mrsim import epg
+    >>> program = epg.gre_readout([0.3], TR=0.02, TE=0.01)
+    >>> file = mrsim.pulseq.sequence(program, unit=10.0)  # or the path of a .seq file
+    >>> mrsim.pulseq.load(file).flip
+    tensor([0.3000, 0.0000])
     """
     *instants, end = timeline(opened(source))
     first = next((k for k, i in enumerate(instants) if i.kind != "read"), None)

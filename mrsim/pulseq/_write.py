@@ -41,6 +41,13 @@ def sequence(
         ImportError: pypulseq is missing.
         ValueError: a row has no time for its pulse, reading or gradient, or holds what
             Pulseq has no event for.
+
+    >>> import mrsim.pulseq
+    >>> from mrsim import epg
+    >>> program = epg.gre_readout([0.3] * 4, TR=0.02, TE=0.01)
+    >>> made = mrsim.pulseq.sequence(program, unit=10.0)
+    >>> made.check_timing()[0]
+    True
     """
     pp = require("pypulseq", "seq")
     system = system or pp.Opts()

@@ -24,6 +24,14 @@ def export(store: Store, path: str | Path) -> Path:
     Raises:
         ValueError: the ending is another.
         StoreError: a shard is missing.
+
+    >>> import tempfile, torch
+    >>> from mrsim import shard
+    >>> work = lambda start, stop: {"square": torch.arange(start, stop) ** 2}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = shard.run(work, count=10, folder=folder + "/squares", size=4)
+    ...     shard.export(store, folder + "/squares.h5").name
+    'squares.h5'
     """
     path = Path(path)
     if path.suffix in {".h5", ".hdf5"}:

@@ -85,6 +85,14 @@ def missing(store: Store, verify: bool = False) -> list[int]:
 
     Returns:
         Their numbers.
+
+    >>> import tempfile, torch
+    >>> from mrsim import shard
+    >>> work = lambda start, stop: {"square": torch.arange(start, stop) ** 2}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = shard.run(work, count=10, folder=folder, size=4)
+    ...     shard.missing(store)
+    []
     """
     return [k for k in range(shards(store)) if not sound(store, k, verify)]
 

@@ -138,6 +138,14 @@ def open_store(folder: str | Path) -> Store:
 
     Raises:
         StoreError: it has no readable manifest.
+
+    >>> import tempfile, torch
+    >>> from mrsim import shard
+    >>> work = lambda start, stop: {"square": torch.arange(start, stop) ** 2}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = shard.run(work, count=10, folder=folder, size=4)
+    ...     shard.read(shard.open_store(folder), "square", 7)
+    tensor([49, 64, 81])
     """
     known = _manifest(Path(folder) / "manifest.json")
     return Store(Path(folder), known["count"], known["size"])

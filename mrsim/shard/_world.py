@@ -77,6 +77,11 @@ def join(minutes: float = 30.0) -> Iterator[World]:
 
     Yields:
         The place of this process.
+
+    >>> from mrsim import shard
+    >>> with shard.join() as place:  # alone here; under torchrun, one of many
+    ...     place.rank, place.size
+    (0, 1)
     """
     here = world()
     if here.joined or here.size == 1 or "MASTER_ADDR" not in os.environ:

@@ -8,6 +8,7 @@ of nodes never share a file.
 import json
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,8 @@ def sound(store: Store, k: int, verify: bool = True) -> bool | None:
 def read(store: Store, name: str, start: int = 0, stop: int | None = None) -> Tensor:
     """Read items of a store, through memory maps.
 
+    A file is compared with its checksum when this process first reads it.
+
     Args:
         store: what `run` returned.
         name: of the leaf.
@@ -99,7 +102,7 @@ def read(store: Store, name: str, start: int = 0, stop: int | None = None) -> Te
         (stop - start, …) a tensor with memory of its own.
 
     Raises:
-        StoreError: a shard is missing.
+        StoreError: a shard is missing or corrupt.
         ValueError: the range is not within the store.
 
     >>> import tempfile
@@ -136,15 +139,30 @@ def leaf(store: Store, k: int, name: str) -> np.ndarray:
         The array, as the file has it.
 
     Raises:
-        StoreError: the shard is missing.
+        StoreError: the shard is missing or corrupt.
     """
+    path = leaf_path(store, k, name)
     try:
-        return np.load(leaf_path(store, k, name), mmap_mode="r")
+        _compare(path, json.loads(mark(store, k).read_text(encoding="utf-8"))[name])
+        return np.load(path, mmap_mode="r")
     except Exception as e:  # numpy parses the header of a damaged file as Python
         raise StoreError(
             f"shard {k} of {shards(store)} of {store.folder} has no readable {name!r}"
             f" ({e!r}); run the job again: what is complete is kept"
         ) from e
+
+
+def _compare(path: Path, wanted: int) -> None:
+    """Refuse a file that is not what was written."""
+    now = path.stat()
+    if _known_sum(path, now.st_size, now.st_mtime_ns) != wanted:
+        raise ValueError("its checksum is not the one that it was written with")
+
+
+@lru_cache(maxsize=2**16)
+def _known_sum(path: Path, _size: int, _written: int) -> int:
+    """Return the checksum of a file, read once as long as it does not change."""
+    return checksum(path)
 
 
 def names(store: Store) -> list[str]:

@@ -106,17 +106,8 @@ def options(
     for name, region in (("mask", mask), ("include", include), ("exclude", exclude)):
         if region is not None:
             check_regions(f"tract.options: {name}", region)
-    # MRtrix counts in single precision, from the size of a voxel
-    single = torch.tensor([size, 5, 100, 0.25 if rk4 else 0.1], dtype=torch.float32)
-    unit = single[0] * single[3] if step is None else single.new_tensor(length)
-    few, many = (
-        int(
-            (single[0] * k if given is None else single.new_tensor(given))
-            .div(unit)
-            .ceil()
-        )
-        for k, given in ((single[1], minlength), (single[2], maxlength))
-    )
+    given = (minlength, maxlength, None if step is None else length)
+    few, many = _counts(size, 0.25 if rk4 else 0.1, *given)
     return Options(
         step=made,
         mask=mask,
@@ -133,6 +124,22 @@ def options(
         lanes=lanes,
         compiled=compiled,
     )
+
+
+def _counts(
+    size: float,
+    share: float,
+    least: float | None,
+    most: float | None,
+    step: float | None,
+) -> tuple[int, int]:
+    """Return the steps in the two lengths: 5 and 100 voxels, steps a share of one."""
+    # MRtrix counts in single precision, from the size of a voxel
+    single = torch.tensor([size, 5, 100, share], dtype=torch.float32)
+    unit = single[0] * single[3] if step is None else single.new_tensor(step)
+    few = single[0] * single[1] if least is None else single.new_tensor(least)
+    many = single[0] * single[2] if most is None else single.new_tensor(most)
+    return int(few.div(unit).ceil()), int(many.div(unit).ceil())
 
 
 def voxel_size(where: str, affine: Tensor) -> float:

@@ -174,18 +174,6 @@ def _followed(
     """Walk: draw candidates, weigh them by the FOD on their points, go on with one."""
     plan, leaves = prepared("tract.sample", seed, field, options)
     values, turn = leaves[2], leaves[3]
-
-    def look(points: Tensor, ways: Tensor) -> tuple[Tensor, Tensor]:
-        """Return amplitudes (M,) along ways (M, 3) at points (M, 3), and if inside."""
-        v = voxels(turn[..., None], points.t())
-        corners = trilinear(v, plan.rule.shape, slopes=False)
-        rows = values.index_select(0, corners.rows.reshape(-1))
-        c = (rows.unflatten(0, (8, -1)) * corners.weights[..., None]).sum(0).t()
-        size = torch.func.vmap(
-            lambda x, w: amplitudes(x[:, None], w[:, None])[0, 0], in_dims=(1, 0)
-        )(c, ways)
-        return size, inside(v, plan.rule.shape)
-
     u = unit(leaves[1])
     state = (leaves[0], torch.stack([u, *frame(u)]))
     held = inside(voxels(turn[..., None], state[0][:, None]), plan.rule.shape)[0]
@@ -195,18 +183,15 @@ def _followed(
         chosen, places, along = draw(state, some)
         count = along.shape[0] * along.shape[1]
         where = places.expand(along.shape).reshape(count, 3)
-        size, within = look(where, unit(along.reshape(count, 3).t()).t())
+        ahead = unit(along.reshape(count, 3).t()).t()
+        size, within = _looked(values, turn, plan.rule.shape, where, ahead)
         size = size.reshape(along.shape[:2]).mean(1)
         fine = within.reshape(along.shape[:2])[:, 0] & (size >= options.cutoff)
         score = torch.where(fine, size, 1.0).log() - (-some[:, 2].log()).log()
         score = torch.where(fine, score, -math.inf)
         any_ = fine.any()
         score = torch.where(any_, score, 0.0)
-        if temperature > 0:
-            weights = (score / temperature).softmax(0)
-        else:
-            best = torch.arange(len(score), device=score.device) == score.argmax(0)
-            weights = best.to(score)
+        weights = _weights(score, temperature)
         further = onward(state, (weights[:, None] * chosen).sum(0))
         border = ~within.any()
         stop = torch.where(any_, GO, torch.where(border, IMAGE, MODEL))
@@ -229,6 +214,32 @@ def _followed(
         accepted=length >= options.least,
         reasons=torch.stack([full, torch.zeros_like(full)]),
     )
+
+
+def _looked(
+    values: Tensor,
+    turn: Tensor,
+    shape: tuple[int, int, int],
+    points: Tensor,
+    ways: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return amplitudes (M,) along ways (M, 3) at points (M, 3), and if inside."""
+    v = voxels(turn[..., None], points.t())
+    corners = trilinear(v, shape, slopes=False)
+    rows = values.index_select(0, corners.rows.reshape(-1))
+    c = (rows.unflatten(0, (8, -1)) * corners.weights[..., None]).sum(0).t()
+    size = torch.func.vmap(
+        lambda x, w: amplitudes(x[:, None], w[:, None])[0, 0], in_dims=(1, 0)
+    )(c, ways)
+    return size, inside(v, shape)
+
+
+def _weights(score: Tensor, temperature: float) -> Tensor:
+    """Return softmax weights of candidates; at temperature 0 the best has all."""
+    if temperature > 0:
+        return (score / temperature).softmax(0)
+    best = torch.arange(len(score), device=score.device) == score.argmax(0)
+    return best.to(score)
 
 
 def _check(seed: Seed, noise: Tensor, last: int) -> None:

@@ -125,21 +125,8 @@ def prepared(
         ValueError: a shape is wrong.
     """
     check_field(where, field)
-    start = seed if isinstance(seed, Seed) else Seed(position=seed)
-    position = start.position
-    given = {"seed": position, "direction": start.direction, "step": options.step}
     image = next(iter(vars(field).values()))
-    check_floats(where, **given, image=image)
-    for name, wanted in (("seed", (3,)), ("direction", (3,)), ("step", ())):
-        x = given[name]
-        if x is not None and x.shape != wanted:
-            raise ValueError(
-                f"{where}: {name} must have shape {wanted}, got {tuple(x.shape)}; map"
-                f" over seeds with vmap({where}, in_dims=(0, None, None))"
-            )
-    direction = start.direction
-    if direction is None:
-        direction = torch.full_like(position, math.nan)
+    position, direction = _start(where, seed, options.step, image)
     values = image.flatten(0, 2)
     model = image.new_zeros((1, 1))
     kind = "vectors"
@@ -178,6 +165,25 @@ def prepared(
         options.compiled,
     )
     return plan, leaves
+
+
+def _start(
+    where: str, seed: Tensor | Seed, step: Tensor, image: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Check a seed and return its position and direction, NaN where it has none."""
+    start = seed if isinstance(seed, Seed) else Seed(position=seed)
+    given = {"seed": start.position, "direction": start.direction, "step": step}
+    check_floats(where, **given, image=image)
+    for name, wanted in (("seed", (3,)), ("direction", (3,)), ("step", ())):
+        x = given[name]
+        if x is not None and x.shape != wanted:
+            raise ValueError(
+                f"{where}: {name} must have shape {wanted}, got {tuple(x.shape)}; map"
+                f" over seeds with vmap({where}, in_dims=(0, None, None))"
+            )
+    if start.direction is None:
+        return start.position, torch.full_like(start.position, math.nan)
+    return start.position, start.direction
 
 
 def _fit(field: Signals) -> Tensor:

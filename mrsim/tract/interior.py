@@ -40,7 +40,7 @@ def search(
     x, s, y, scale = _begin(p, q, w, rows)
     active = torch.zeros_like(s, dtype=torch.bool)
     done = ~x.isfinite().all(-1) | (scale[:, 0] == 0)
-    least = torch.full_like(scale[:, 0], torch.inf)
+    least, best = torch.full_like(scale[:, 0], torch.inf), x
     for _ in range(iterations):
         live = (~done).nonzero()[:, 0]
         if not len(live):
@@ -53,6 +53,8 @@ def search(
         acting = new[1] / old[1] < new[2] / old[2]
         acting = torch.where(better.unsqueeze(-1), acting, active[live])
         active = active.index_copy(0, live, acting)
+        inner = torch.where(better.unsqueeze(-1), new[0], best[live])
+        best = best.index_copy(0, live, inner)
         x, s, y = (
             v.index_copy(0, live, part) for v, part in zip((x, s, y), new, strict=True)
         )
@@ -60,7 +62,11 @@ def search(
         ended = (error < _GAP) | (~better & (least[live] < _NEAR)) | ~error.isfinite()
         done = done.index_copy(0, live, ended)
         least = torch.minimum(least, least.index_copy(0, live, error))
-    return _polish(p, q, w, rows, active, scale)
+    active, settled, held = _polish(p, q, w, rows, active, scale)
+    near = (~settled & (least < _NEAR)).nonzero()[:, 0]
+    pp, hh, ww = pick(p, near, 2), pick(rows, near, 2), pick(w, near, 0)
+    proven = _as_low(pp, q[near], ww, hh, held[near], best[near], scale[near])
+    return active, settled.index_copy(0, near, proven), held
 
 
 def _polish(
@@ -94,6 +100,26 @@ def _polish(
         if not len(live):
             break
     return active, done, held
+
+
+def _as_low(
+    p: Tensor,
+    q: Tensor,
+    w: Tensor,
+    rows: Tensor,
+    held: Tensor,
+    best: Tensor,
+    scale: Tensor,
+) -> Tensor:
+    """Tell where exchanges went round at a cost as low as the interior point's."""
+    # Where more rows vanish than there are unknowns, as in pure water, multipliers are
+    # not unique: those computed may be negative though x is the minimum.
+    x = constrained(p, q, held, w)
+    d = x - best
+    slope = (p @ (x + best).unsqueeze(-1)).squeeze(-1) / 2 - q
+    excess = (d * slope).sum(-1) / (w * scale[:, 0].square())
+    feasible = (amplitudes(rows, x) > -_NEAR * scale).all(-1)
+    return feasible & (excess < _SLACK)
 
 
 def constrained(p: Tensor, q: Tensor, held: Tensor, size: Tensor) -> Tensor:

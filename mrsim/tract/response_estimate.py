@@ -177,6 +177,19 @@ def tissue_responses(
     Raises:
         ValueError: there is no b = 0 volume, no weighted shell, or a tissue has no
             candidate.
+
+    >>> import torch
+    >>> from mrsim import tract
+    >>> b = torch.cat([torch.zeros(1), torch.full((60,), 3000.0)])
+    >>> q = tract.Scheme(b=b, directions=tract.hemisphere(61).float())
+    >>> turns = torch.linspace(0, 3, 40)
+    >>> axes = torch.stack([turns.cos(), turns.sin(), 0 * turns], -1)
+    >>> fibre = (-b * (3e-4 + 1.4e-3 * (axes @ q.directions.T) ** 2)).exp()
+    >>> D = torch.tensor([8e-4, 3e-3]).repeat_interleave(40)[:, None]  # grey, CSF
+    >>> voxels = torch.cat([fibre, (-b * D).exp()])
+    >>> found = tract.tissue_responses(voxels, q, lmax=4, share=(0.2, 0.2, 0.3))
+    >>> found.wm.shape, found.csf.shape
+    (torch.Size([2, 3]), torch.Size([2]))
     """
     check_scheme("tissue_responses", scheme, signals.shape[-1])
     b, shell = shells(scheme.b)
@@ -213,9 +226,8 @@ def tissue_responses(
     chosen = wm[single.voxels]
     rows = []
     for k in range(len(b)):
-        part = signals[chosen][:, shell == k]
-        top = 0 if b[k] <= 100 else lmax
-        row = fit_response(part, scheme.directions[shell == k], single.axes, top)
+        part, ways = signals[chosen][:, shell == k], scheme.directions[shell == k]
+        row = fit_response(part, ways, single.axes, 0 if b[k] <= 100 else lmax)
         rows.append(torch.nn.functional.pad(row, (0, lmax // 2 + 1 - len(row))))
     grey, water = (_isotropic(signals[v], shell, len(b)) for v in (gm, csf))
     return Responses(b, shell, torch.stack(rows), grey, water, (chosen, gm, csf))

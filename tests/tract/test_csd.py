@@ -210,6 +210,22 @@ def test_bad_input_is_refused(generator: torch.Generator) -> None:
 # ------------------------------------------------------------- many shells, hard
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pure_water_is_settled(dtype: torch.dtype) -> None:
+    """All amplitudes vanish at once there: multipliers are not unique."""
+    b = torch.tensor([0.0] * 6 + [1e3] * 40 + [3e3] * 60, dtype=dtype)
+    size = torch.tensor([AXIAL, RADIAL], dtype=dtype)
+    q = tract.MSMT(
+        directions=tract.hemisphere(106).to(dtype),
+        fibre=tract.tensor_response(b, *size),
+        isotropic=3.545 * (-b * 3e-3).exp().unsqueeze(-1),
+    )
+    found = tract.deconvolve_tissues(0.5 * (-b * 3e-3).exp(), q)
+    assert bool(found.settled)
+    assert found.x[:-1].abs().max() < 1e-12
+    assert float(found.x[-1]) == pytest.approx(0.5 / 3.545, rel=1e-6)
+
+
 def test_tissues_meet_the_conditions_of_the_minimum(generator: torch.Generator) -> None:
     signals, q = shells(60, generator)
     signals[:5] = (
