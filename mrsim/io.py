@@ -5,6 +5,7 @@ Relaxation times are in seconds on both sides, as BIDS asks. Nothing is download
 
 import importlib.util
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mrsim._check import require
+from mrsim._explained import explain as _explain
 
 _LONGEST = 20.0
 _MNI = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
@@ -43,6 +45,14 @@ def load(path: str | Path) -> Image:
 
     Raises:
         InputError: the file is missing, is no NIfTI image or is not 3-D.
+
+    >>> import nibabel, numpy, tempfile
+    >>> from mrsim import io
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = folder + "/map.nii.gz"
+    ...     nibabel.Nifti1Image(numpy.ones((4, 3, 2)), numpy.eye(4)).to_filename(path)
+    ...     io.load(path).data.shape
+    torch.Size([4, 3, 2])
     """
     nib = require("nibabel", "demo")
     path = Path(path)
@@ -71,6 +81,15 @@ def load_time(path: str | Path) -> Image:
 
     Raises:
         InputError: as `load`; or the values or the sidecar say milliseconds.
+
+    >>> import nibabel, numpy, tempfile
+    >>> from mrsim import io
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = folder + "/T2map.nii.gz"
+    ...     seconds = numpy.full((4, 3, 2), 0.08)
+    ...     nibabel.Nifti1Image(seconds, numpy.eye(4)).to_filename(path)
+    ...     io.load_time(path).data.max()
+    tensor(0.0800)
     """
     image = load(path)
     inside = image.data[image.data.isfinite() & (image.data > 0)]
@@ -102,6 +121,15 @@ def save(path: Path, data: Tensor, like: Image, sidecar: Mapping[str, Any]) -> P
 
     Returns:
         The path.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mrsim import io
+    >>> grey = io.load(io.mni152()["gm"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "half.nii.gz")
+    ...     io.save(path, grey.data / 2, grey, {"Units": "1"}).name
+    'half.nii.gz'
     """
     nib = require("nibabel", "demo")
     values = data.detach().float().cpu().numpy()
@@ -130,6 +158,12 @@ def mni152() -> dict[str, Path]:
 
     Reference:
         Fonov 2011 (NeuroImage 54:313).
+
+    >>> from mrsim import io
+    >>> sorted(io.mni152())
+    ['gm', 't1', 'wm']
+    >>> io.load(io.mni152()["gm"]).data.shape
+    torch.Size([197, 233, 189])
     """
     spec = importlib.util.find_spec("nilearn")
     if spec is None or not spec.submodule_search_locations:
@@ -158,3 +192,6 @@ def _sidecar(path: Path) -> Mapping[str, Any]:
 
 def _sidecar_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
+_explain(sys.modules[__name__])

@@ -1,5 +1,6 @@
 """Series of volumes as they lie on disk, read voxel by voxel; maps back onto them."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from mrsim import io
 from mrsim._check import require
+from mrsim._explained import explain as _explain
 
 
 class Part(NamedTuple):
@@ -41,6 +43,15 @@ def load(paths: Sequence[Path]) -> Series:
     Raises:
         InputError: a file is missing or no NIfTI image, a single file is not 4-D, or
             grids differ.
+
+    >>> import nibabel, numpy, tempfile
+    >>> from pathlib import Path
+    >>> from mrsim import series
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "dwi.nii")
+    ...     nibabel.Nifti1Image(numpy.ones((4, 3, 2, 8)), None).to_filename(path)
+    ...     series.load([path]).shape
+    (4, 3, 2)
     """
     opened = [_open(path) for path in paths]
     if len(opened) == 1 and opened[0][0].ndim != 4:
@@ -87,7 +98,24 @@ def _open(path: Path) -> tuple[Any, Any]:
 
 
 def voxels(series: Series, at: Tensor) -> Tensor:
-    """Return (voxel, volume) signals, float64, of chosen voxels."""
+    """Return the signals of chosen voxels.
+
+    Args:
+        series: of `load`.
+        at: (voxel,) their indices, x fastest.
+
+    Returns:
+        (voxel, volume) float64.
+
+    >>> import nibabel, numpy, tempfile, torch
+    >>> from pathlib import Path
+    >>> from mrsim import series
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "dwi.nii")
+    ...     nibabel.Nifti1Image(numpy.ones((4, 3, 2, 8)), None).to_filename(path)
+    ...     series.voxels(series.load([path]), torch.tensor([0, 5])).shape
+    torch.Size([2, 8])
+    """
     where = at.numpy()
     parts = [
         p.slope * p.raw[where].astype("float64") + p.intercept for p in series.parts
@@ -108,6 +136,15 @@ def load_mask(path: Path | None, series: Series, *, signed: bool = False) -> Ten
 
     Raises:
         InputError: the mask lies on another grid, or nothing is left to fit.
+
+    >>> import nibabel, numpy, tempfile
+    >>> from pathlib import Path
+    >>> from mrsim import series
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "dwi.nii")
+    ...     nibabel.Nifti1Image(numpy.ones((4, 3, 2, 8)), None).to_filename(path)
+    ...     series.load_mask(None, series.load([path])).shape
+    torch.Size([24])
     """
     if path is None:
         inside = torch.zeros(len(series.parts[0].raw), dtype=torch.bool)
@@ -138,6 +175,16 @@ def load_volume(path: Path, series: Series) -> Tensor:
 
     Raises:
         InputError: the file cannot be read, or lies on another grid.
+
+    >>> import nibabel, numpy, tempfile
+    >>> from pathlib import Path
+    >>> from mrsim import series
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     dwi, b1 = Path(folder, "dwi.nii"), Path(folder, "b1.nii")
+    ...     nibabel.Nifti1Image(numpy.ones((4, 3, 2, 8)), None).to_filename(dwi)
+    ...     nibabel.Nifti1Image(numpy.ones((4, 3, 2)), None).to_filename(b1)
+    ...     series.load_volume(b1, series.load([dwi])).shape
+    torch.Size([24])
     """
     found = io.load(path)
     if found.data.shape != series.shape:
@@ -158,7 +205,20 @@ def volume(values: Tensor, at: Tensor, series: Series) -> Tensor:
 
     Returns:
         (x, y, z) in float32.
+
+    >>> import nibabel, numpy, tempfile, torch
+    >>> from pathlib import Path
+    >>> from mrsim import series
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "dwi.nii")
+    ...     nibabel.Nifti1Image(numpy.ones((4, 3, 2, 8)), None).to_filename(path)
+    ...     opened = series.load([path])
+    ...     series.volume(torch.ones(2), torch.tensor([0, 5]), opened).sum()
+    tensor(2.)
     """
     flat = torch.zeros(len(series.parts[0].raw), dtype=torch.float32)
     whole = flat.index_copy(0, at, values.float().cpu())
     return whole.reshape(series.shape[::-1]).permute(2, 1, 0)
+
+
+_explain(sys.modules[__name__])

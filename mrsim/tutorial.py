@@ -1,4 +1,4 @@
-r"""From one voxel to a cluster, in eight steps that build on each other.
+"""From one voxel to a cluster, in eight steps that build on each other.
 
 Every line below runs: `python -m pytest --doctest-modules mrsim/tutorial.py`.
 
@@ -38,8 +38,7 @@ order.
 ## 3. How well can T2 be known?
 
 The Cramér–Rao bound is the least variance of any unbiased estimate, from noise of
-standard deviation sigma in each channel: \(\operatorname{var} \ge \sigma^2
-[J^{\mathsf T} J]^{-1}\).
+standard deviation σ in each channel: var ≥ σ² diag (JᵀJ)⁻¹.
 
 >>> bound = mrsim.crlb(epg.fse, "M0", "T2", sigma=0.01)
 >>> float(bound(tissue, train).T2.sqrt()) < 3 * ms

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 import mrsim
-from mrsim import design, epg, plot
-from mrsim.demo import brain as brains, measure, trains, trial
+from mrsim import design, epg, phantom, plot
+from mrsim.demo import measure, trains, trial
+from mrsim.tree import tree_map
 from mrsim.units import deg, ms
 
 FAST = bool(os.environ.get("MRSIM_FAST"))
@@ -42,19 +43,21 @@ generator = torch.Generator().manual_seed(0)
 # middle, as it is at 3 T. Fluid, whose T2 outlasts the train, is left out.
 
 # %%
-SIGMA = 0.005  # noise of each channel, in units of the median M0
+SIGMA = 0.005  # noise of each channel, for M0 = 1 (that of fluid)
 ESP, ECHOES, RMS = 8 * ms, 16, 60 * deg
 
-head = brains.mni152()
-cut = brains.axial(head, 84, 30_000)
-place = cut.mask.nonzero().double()
+head = phantom.mni152()
+inside = head.mask[:, :, 84]
+truth = tree_map(lambda v: v[:, :, 84][inside].double(), head.tissue)
+place = inside.nonzero().double()
 place = (place - place.mean(0)) / (place.amax(0) - place.mean(0))
 field = 1.12 - 0.28 * place.square().sum(1)
-cut = cut._replace(tissue=mrsim.replace(cut.tissue, B1=field))
+truth = mrsim.replace(truth, B1=field)
 
 constant = trains.constant(ECHOES, ESP, RMS)
-cut = brains.keep(cut, measure.told(cut.tissue, constant, SIGMA))
-truth = cut.tissue
+good = measure.told(truth, constant, SIGMA)
+inside = inside.masked_scatter(inside, good)
+truth = tree_map(lambda v: v[good], truth)
 tissues, share = design.tissues(truth, 4 if FAST else 8)
 print(f"{len(truth.T2)} voxels; their {len(share)} tissues:")
 for k, w in enumerate(share.tolist()):
@@ -184,15 +187,14 @@ for name, r in ratios.items():
 
 def plane(values: Tensor) -> Tensor:
     """Put the voxels' values back into the slice, cropped to the brain."""
-    image = values.new_zeros(cut.mask.shape).masked_scatter(cut.mask, values)
-    return image[box]
+    return values.new_zeros(inside.shape).masked_scatter(inside, values)[box]
 
 
 box = tuple(
     slice(int(i[0]), int(i[-1]) + 1)
-    for i in (cut.mask.any(1).nonzero()[:, 0], cut.mask.any(0).nonzero()[:, 0])
+    for i in (inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0])
 )
-mask = cut.mask[box]
+mask = inside[box]
 sds = {name: t.bound.sqrt() / ms for name, t in tried.items()}
 top = float(sds["constant"].quantile(0.95))
 figure = plt.figure(figsize=(22, 6.6))

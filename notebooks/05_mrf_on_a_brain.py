@@ -23,8 +23,7 @@ from torch import Tensor
 from torch.func import vmap
 
 import mrsim
-from mrsim import design, epg, fit, match, noise, plot
-from mrsim.demo import brain as brains
+from mrsim import design, epg, fit, match, noise, phantom, plot
 from mrsim.tree import tree_map
 from mrsim.units import deg, ms
 
@@ -34,7 +33,7 @@ torch.set_num_threads(1)
 plt.rcParams.update(plot.STYLE)
 generator = torch.Generator().manual_seed(0)
 
-SIGMA = 0.01  # noise of each channel, in units of the median M0
+SIGMA = 0.01  # noise of each channel, for M0 = 1 (that of fluid)
 N = 200 if FAST else 400  # pulses
 
 # %% [markdown]
@@ -43,15 +42,12 @@ N = 200 if FAST else 400  # pulses
 # third voxel), summed up by k-means for the design.
 
 # %%
-cut = brains.axial(brains.mni152(), 84, 30_000)
+head = phantom.mni152()
 step = 3 if FAST else 1
-mask = cut.mask[::step, ::step]
-flat = torch.zeros_like(cut.mask, dtype=torch.long)
-flat = flat.masked_scatter(cut.mask, torch.arange(int(cut.mask.sum())))
-chosen = flat[::step, ::step][mask]
-truth = tree_map(lambda v: v[chosen], cut.tissue)
+mask = head.mask[::step, ::step, 84]
+truth = tree_map(lambda v: v[::step, ::step, 84][mask].double(), head.tissue)
 tissues, share = design.tissues(truth, 4)
-print(f"{len(chosen)} voxels; {len(share)} tissues:")
+print(f"{len(truth.T2)} voxels; {len(share)} tissues:")
 for T1, T2, w in zip(tissues.T1, tissues.T2, share, strict=True):
     print(f"{w:5.0%}: T1 {T1 / ms:.0f} ms, T2 {T2 / ms:.0f} ms")
 
@@ -192,7 +188,7 @@ def z(estimate: mrsim.Tissue, name: str) -> Tensor:
     return (getattr(estimate, name) - getattr(truth, name)) / told[name]
 
 
-uncertain = (2 / len(chosen)) ** 0.5
+uncertain = (2 / len(truth.T2)) ** 0.5
 squares = {
     (how, n): float(z(maps, n).square().mean())
     for how, maps in (("match", matched), ("fit", fitted.params))

@@ -27,6 +27,7 @@ FAST = bool(os.environ.get("MRSIM_FAST"))
 SIGMA = 1 / 50
 MODES = 18 if FAST else 34
 torch.set_default_dtype(torch.float64)  # noqa: TID251
+plt.rcParams.update(plot.STYLE | {"font.size": 12, "axes.titlesize": 13})
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
@@ -55,16 +56,16 @@ errors = torch.stack(errors)
 order = float((errors[0] / errors[-1]).log() / (sizes[0] / sizes[-1]).log())
 print("largest error / S0:", *(f"{e:.1e}" for e in errors), f"(order {order:.2f})")
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-b = [float(torrey.b_value(mrsim.replace(train, q=q))) for q in strengths]
+figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained")
+b = [float(torrey.b_value(mrsim.replace(train, q=q))) / 1000 for q in strengths]
 left.semilogy(b, exact.abs(), "k-", label="mesh-free")
 for h, curve in zip(sizes.tolist(), curves, strict=True):
     left.semilogy(b, curve.abs(), "o", markersize=4, label=f"elements of {h:g} µm")
-left.set(xlabel="b [s/mm²]", ylabel="|signal| [S0]", title="sphere of 4 µm radius")
+left.set(xlabel="b [ms/µm²]", ylabel="|signal| / S0", title="A sphere of 4 µm radius")
 left.legend()
 right.loglog(sizes, errors, "o-", label="largest error")
 right.loglog(sizes, errors[0] * (sizes / sizes[0]) ** 2, "k--", label="second order")
-right.set(xlabel="size of elements [µm]", ylabel="error [S0]", title="convergence")
+right.set(xlabel="size of elements [µm]", ylabel="error / S0", title="Convergence")
 right.set_xticks(sizes, [f"{h:g}" for h in sizes.tolist()], minor=False)
 right.tick_params(axis="x", which="minor", labelbottom=False)
 right.legend()
@@ -200,7 +201,7 @@ print(f"d log bound / dΔ = {float(slope.Delta) / 1e3:.4f} per ms")
 # ## Before and after
 
 # %%
-figure = plt.figure(figsize=(14, 3.8), layout="constrained")
+figure = plt.figure(figsize=(16, 4.4), layout="constrained")
 figure.get_layout_engine().set(wspace=0.08)
 panels = (
     ("start", start, topology),
@@ -221,7 +222,7 @@ for title, nodes, colour in (
     ("free nodes", found.params, "#0060b0"),
 ):
     axes.scatter(data, signals(nodes, topology, MODES), s=6, color=colour, label=title)
-axes.set(xlabel="measured signal [S0]", ylabel="signal of the mesh [S0]")
+axes.set(xlabel="measured signal / S0", ylabel="signal of the mesh / S0")
 axes.legend()
 figure.savefig("07_bloch_torrey_shape.png", dpi=120)
 

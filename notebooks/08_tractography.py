@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vmap
 
-from mrsim import tract
+from mrsim import plot, tract
 from mrsim.units import deg
 
 FAST = bool(os.environ.get("MRSIM_FAST"))
@@ -191,7 +191,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-figure, panels = plt.subplots(1, 2, figsize=(9, 4.6), sharex=True, sharey=True)
+plt.rcParams.update(plot.STYLE | {"font.size": 12, "axes.titlesize": 13})
+figure, panels = plt.subplots(
+    1, 2, figsize=(11, 5.4), sharex=True, sharey=True, layout="constrained"
+)
 for panel, found, title in zip(
     panels,
     (before, after),
@@ -201,9 +204,10 @@ for panel, found, title in zip(
     for line, n, w in zip(found.points, found.length, along, strict=True):
         colour = "tab:red" if float(w[1]) < 0.5 else "tab:blue"
         panel.plot(*line[: int(n), :2].T.numpy(), color=colour, lw=1.2)
-    panel.plot(*targets[:, :2].T.numpy(), "k.", ms=5)
+    panel.plot(*targets[:, :2].T.numpy(), "k.", ms=6, label="targets")
     panel.set(title=f"{title} reach their target", xlabel="x [mm]", aspect="equal")
 panels[0].set_ylabel("y [mm]")
+panels[0].legend()
 figure.savefig("08_tractography.png", dpi=120)
 
 # %%

@@ -37,7 +37,8 @@ def modules() -> dict[str, ModuleType]:
     source = inspect.getsource(mrsim)
     inside = {n: m for n, m in vars(mrsim).items() if inspect.ismodule(m)}
     public = {n: m for n, m in inside.items() if f"{n} as {n}" in source}
-    outside = ("io", "plot", "pulseq", "series", "tract_files", "torrey_files")
+    outside = ("io", "phantom", "plot", "pulseq", "series")
+    outside += ("tract_files", "torrey_files")
     found = {"": mrsim} | public
     for name in outside:
         try:

@@ -78,6 +78,8 @@ def _try(function: public.Public, call: public.Call) -> None:
             changed.arguments[name] = value
             try:
                 function.f(*changed.args, **changed.kwargs)
+            except FileNotFoundError:  # the folder of the example is gone
+                continue
             except (TypeError, ValueError, OSError) as e:
                 said = str(e)
             else:

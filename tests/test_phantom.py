@@ -1,3 +1,5 @@
+import importlib.util
+
 import pytest
 import torch
 
@@ -52,3 +54,24 @@ def test_dtype_and_shape_follow_the_fractions():
     made = phantom.brain(share, share, share)
     assert made.T2.dtype == torch.float32
     assert made.T2.shape == (2, 3)
+
+
+def test_the_mni152_head_is_a_head():
+    if importlib.util.find_spec("nilearn") is None:
+        pytest.skip("nilearn is not installed")
+    head = phantom.mni152()
+    maps = head.tissue
+    for values in (maps.T1, maps.T2, maps.M0):
+        assert values.shape == head.mask.shape == head.like.data.shape
+        assert (values[head.mask] > 0).all()
+        assert (values[head.like.data <= 0] == 0).all()  # around the brain
+    assert (maps.T2 <= maps.T1).all()
+    for name in ("T1", "T2", "M0"):
+        low, high = sorted((phantom.WHITE[name], phantom.CSF[name]))
+        values = getattr(maps, name)[head.mask].double()
+        assert 0.99 * low < values.min() < values.max() < 1.01 * high
+    litres = float(head.mask.sum()) * 1e-6  # voxels of 1 mm
+    assert 1.5 < litres < 2
+    x, y, z = (i.double().mean() for i in head.mask.nonzero(as_tuple=True))
+    centre = torch.from_numpy(head.like.affine) @ torch.stack([x, y, z, torch.ones(())])
+    assert centre[0].abs() < 2  # the brain is as wide on the left as on the right

@@ -47,7 +47,7 @@ class TestMaps:
         plane = torch.rand(5, 4)
         images = self.shown({"T2_sd": plane, "D": plane, "fa": plane, "odd": plane})
         labels = [image.colorbar.ax.get_ylabel() for image in images]
-        assert labels == ["T2_sd [ms]", "D [µm²/ms]", "fa", "odd"]
+        assert labels == ["sd of T2 [ms]", "D [µm²/ms]", "fa", "odd"]
 
     def test_values_are_in_the_unit_shown(self):
         (image,) = self.shown({"T1": torch.full((3, 2), 950 * ms)})

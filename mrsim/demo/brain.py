@@ -30,24 +30,6 @@ class Slice(NamedTuple):
     tissue: Tissue  # every leaf (voxel,)
 
 
-def mni152() -> Brain:
-    """Turn the MNI152 average brain into maps at 3 T.
-
-    Returns:
-        The maps; voxels of the mask hold at least as much grey and white matter as CSF.
-    """
-    images = {name: io.load(path) for name, path in io.mni152().items()}
-    inside = images["t1"].data > 0
-    grey, white = (images[name].data[inside] / 255 for name in ("gm", "wm"))
-    head = phantom.brain(grey, white, (1 - grey - white).clamp(min=0))
-
-    def volume(v: Tensor) -> Tensor:
-        return v.new_zeros(inside.shape).masked_scatter(inside, v)
-
-    mask = volume(grey + white >= 0.5)
-    return Brain("mni152", tree_map(volume, head), mask, images["t1"])
-
-
 def from_files(
     t1: Path | None, t2: Path | None, m0: Path | None, mask: Path | None
 ) -> Brain:
@@ -60,7 +42,7 @@ def from_files(
         mask: non-zero where to fit; every voxel with positive, finite maps if absent.
 
     Returns:
-        The maps; those of `mni152` if neither T1 nor T2 is given.
+        The maps; those of `mrsim.phantom.mni152` if neither T1 nor T2 is given.
 
     Raises:
         InputError: a map is missing, has the wrong unit or another shape; or no voxel
@@ -68,7 +50,7 @@ def from_files(
     """
     if t1 is None or t2 is None:
         if t1 is t2 is m0 is None:
-            return _masked(mni152(), mask)
+            return _masked(Brain("mni152", *phantom.mni152()), mask)
         raise io.InputError(
             "--t1 and --t2 must be given together, with or without --m0"
         )

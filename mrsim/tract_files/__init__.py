@@ -4,6 +4,9 @@ Positions are scanner (RAS+) millimetres and directions are in the scanner frame
 sides; what a file holds otherwise is converted here.
 """
 
+import sys as _sys
+
+from mrsim._explained import explain as _explain
 from mrsim.tract_files.gradients import (
     load_gradients as load_gradients,
     load_scheme as load_scheme,
@@ -18,3 +21,5 @@ from mrsim.tract_files.tracks import (
     load_tracks as load_tracks,
     save_tracks as save_tracks,
 )
+
+_explain(_sys.modules[__name__])

@@ -15,7 +15,7 @@ _ZERO = 10.0  # s/mm²: what MRtrix takes for b = 0
 def load_scheme(
     bvals: str | Path, bvecs: str | Path, affine: Tensor, volumes: int | None = None
 ) -> Scheme:
-    """Read b values and directions as FSL writes them, into the scanner frame.
+    r"""Read b values and directions as FSL writes them, into the scanner frame.
 
     FSL's directions are along the image's axes, with x turned round where the affine
     has a positive determinant. They are normalised, the lengths left out.
@@ -31,6 +31,15 @@ def load_scheme(
 
     Raises:
         InputError: a file is missing, damaged or does not fit.
+
+    >>> import tempfile, torch
+    >>> from pathlib import Path
+    >>> from mrsim import tract_files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bval, bvec = Path(folder, "dwi.bval"), Path(folder, "dwi.bvec")
+    ...     _ = bval.write_text("0 3000\n"), bvec.write_text("0 1\n0 0\n0 0\n")
+    ...     tract_files.load_scheme(bval, bvec, torch.eye(4)).directions[1]
+    tensor([-1.,  0.,  0.], dtype=torch.float64)
     """
     b = _numbers(bvals).flatten()
     g = _numbers(bvecs)
@@ -53,7 +62,7 @@ def load_scheme(
 
 
 def load_gradients(path: str | Path) -> Scheme:
-    """Read MRtrix's gradient table: rows x y z b, directions in the scanner frame.
+    r"""Read MRtrix's gradient table: rows x y z b, directions in the scanner frame.
 
     Args:
         path: the file.
@@ -63,6 +72,15 @@ def load_gradients(path: str | Path) -> Scheme:
 
     Raises:
         InputError: the file is missing or damaged.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mrsim import tract_files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "dwi.b")
+    ...     _ = path.write_text("0 0 0 0\n0 0 1 3000\n")
+    ...     tract_files.load_gradients(path).b
+    tensor([   0., 3000.], dtype=torch.float64)
     """
     table = _numbers(path)
     if table.shape[1:] != (4,):
@@ -75,7 +93,7 @@ def load_gradients(path: str | Path) -> Scheme:
 
 
 def load_table(path: str | Path) -> Tensor:
-    """Read rows of numbers, with blanks or commas between, ``#`` before remarks.
+    r"""Read rows of numbers, with blanks or commas between, ``#`` before remarks.
 
     Args:
         path: the file.
@@ -85,6 +103,15 @@ def load_table(path: str | Path) -> Tensor:
 
     Raises:
         InputError: the file is missing or its rows differ in length.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mrsim import tract_files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "response.txt")
+    ...     _ = path.write_text("# lmax 2\n400, -150\n")
+    ...     tract_files.load_table(path)
+    tensor([[ 400., -150.]], dtype=torch.float64)
     """
     return torch.from_numpy(_numbers(path))
 

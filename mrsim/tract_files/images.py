@@ -24,6 +24,14 @@ def load_volumes(path: str | Path) -> tuple[Tensor, Tensor]:
 
     Raises:
         InputError: the file is missing, of another format or damaged.
+
+    >>> import nibabel, numpy, tempfile
+    >>> from mrsim import tract_files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = folder + "/dwi.nii.gz"
+    ...     nibabel.Nifti1Image(numpy.ones((4, 3, 2, 8)), None).to_filename(path)
+    ...     tract_files.load_volumes(path)[0].shape
+    torch.Size([4, 3, 2, 8])
     """
     path = Path(path)
     if not path.is_file():
@@ -51,6 +59,14 @@ def load_fod(path: str | Path, *, check: bool = True) -> tuple[Tensor, Tensor]:
 
     Raises:
         InputError: the file cannot be used, or its volumes fit no even lmax.
+
+    >>> import tempfile, torch
+    >>> from mrsim import tract_files
+    >>> fod = torch.zeros(4, 3, 2, 6).index_fill(3, torch.tensor([0]), 0.3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = tract_files.save_fod(folder + "/fod.nii", fod, torch.eye(4))
+    ...     tract_files.load_fod(path, check=False)[0].shape
+    torch.Size([4, 3, 2, 6])
     """
     data, affine = load_volumes(path)
     if data.ndim != 4:
@@ -67,6 +83,15 @@ def load_fod(path: str | Path, *, check: bool = True) -> tuple[Tensor, Tensor]:
     return data, affine
 
 
+def check_affine(path: Path | str, affine: Tensor) -> None:
+    """Refuse what is no affine of an image."""
+    if tuple(affine.shape) != (4, 4):
+        raise InputError(
+            f"{path} cannot be written: affine must have shape (4, 4), got"
+            f" {tuple(affine.shape)}"
+        )
+
+
 def save_fod(path: str | Path, coefficients: Tensor, affine: Tensor) -> Path:
     """Write fibre orientation densities as float32 NIfTI, as MRtrix reads them.
 
@@ -79,13 +104,21 @@ def save_fod(path: str | Path, coefficients: Tensor, affine: Tensor) -> Path:
         The path.
 
     Raises:
-        InputError: the coefficients fit no even lmax.
+        InputError: the coefficients fit no even lmax, or the affine is none.
+
+    >>> import tempfile, torch
+    >>> from mrsim import tract_files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fod = torch.zeros(4, 3, 2, 45)  # lmax 8
+    ...     tract_files.save_fod(folder + "/fod.nii.gz", fod, torch.eye(4)).name
+    'fod.nii.gz'
     """
     nib = require("nibabel", "io")
     try:
         degree(coefficients.shape[-1])
     except ValueError as e:
         raise InputError(f"{path}: {e}") from e
+    check_affine(path, affine)
     values = coefficients.detach().cpu().float().numpy()
     file = nib.Nifti1Image(values, affine.detach().cpu().double().numpy())
     file.header.set_xyzt_units("mm")

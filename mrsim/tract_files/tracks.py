@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mrsim._check import require
 from mrsim.io import InputError
+from mrsim.tract_files.images import check_affine
 
 _TRACKS = (".tck", ".trk", ".trx")
 
@@ -38,6 +39,14 @@ def save_tracks(
 
     Raises:
         InputError: the ending is another, or affine and shape are missing.
+
+    >>> import tempfile, torch
+    >>> from mrsim import tract_files
+    >>> track = torch.linspace(0, 4, 9)[:, None].expand(9, 3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = folder + "/one.trk"
+    ...     tract_files.save_tracks(path, [track], torch.eye(4), (5, 5, 5)).name
+    'one.trk'
     """
     path = Path(path)
     if path.suffix not in _TRACKS:
@@ -48,6 +57,7 @@ def save_tracks(
     if path.suffix != ".tck":
         if affine is None or shape is None:
             raise InputError(f"{path}: affine and shape of the image are needed")
+        check_affine(path, affine)
         grid = nib.Nifti1Image(np.zeros(tuple(shape[:3]), np.int8), affine.numpy())
         if path.suffix == ".trx":
             return _save_trx(path, points, grid)
@@ -74,6 +84,13 @@ def load_tracks(path: str | Path) -> list[Tensor]:
 
     Raises:
         InputError: the file is missing, damaged or of another format.
+
+    >>> import tempfile, torch
+    >>> from mrsim import tract_files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = tract_files.save_tracks(folder + "/one.tck", [torch.rand(7, 3)])
+    ...     [len(track) for track in tract_files.load_tracks(path)]
+    [7]
     """
     path = Path(path)
     if not path.is_file():

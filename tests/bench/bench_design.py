@@ -11,14 +11,13 @@ Run it with ``python tests/bench/bench_design.py``.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from typing import Any
 
 import torch
-from timing import options, report
+from timing import options, peak_bytes, report
 from torch import Tensor
 from torch.func import grad_and_value
 
@@ -76,9 +75,7 @@ def gradient(n: int = 1000, count: int = 100) -> dict[str, Any]:
         "cpu_seconds_first": seconds[0],
         "cpu_seconds": seconds[1],
         "objective": float(value),
-        "peak_GiB": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3
-        ),
+        "peak_GiB": round(peak_bytes() / 2**30, 3),
     }
 
 

@@ -2,6 +2,7 @@
 
 Fresh interpreters, the two imports one after the other in each: seconds of CPU with
 compiled bytecode, and MiB of resident memory.
+Run it with ``python tests/bench/bench_import.py``.
 """
 
 import json
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 from typing import Any
+
+from timing import options, report
 
 CODE = """
 import json, sys, time
@@ -47,10 +50,11 @@ def measure(times: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Print medians of seven."""
+    given = options(__doc__).parse_args()
     rows = measure(7)
     numbers = [n for n in rows[0] if n != "extras"]
     medians = {n: round(statistics.median(r[n] for r in rows), 3) for n in numbers}
-    print(json.dumps(medians | {"extras": rows[0]["extras"]}, indent=2))
+    report(medians | {"extras": rows[0]["extras"]}, given.json)
 
 
 if __name__ == "__main__":

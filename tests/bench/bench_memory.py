@@ -7,13 +7,12 @@ Run it with ``python tests/bench/bench_memory.py``.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 
 import torch
-from timing import options, report
+from timing import options, peak_bytes, report
 
 import mrsim
 from mrsim import Tissue, epg
@@ -52,8 +51,10 @@ def measure(name: str) -> dict[str, float]:
     start = time.process_time()
     mrsim.batched(JOBS[name], in_dims=(0, None))(tissue, train)
     seconds = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"peak_GiB": round(peak, 3), "cpu_seconds": round(seconds, 2)}
+    return {
+        "peak_GiB": round(peak_bytes() / 2**30, 3),
+        "cpu_seconds": round(seconds, 2),
+    }
 
 
 if __name__ == "__main__":

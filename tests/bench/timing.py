@@ -49,7 +49,10 @@ def _command() -> str:
     if "--json" in words:
         at = words.index("--json")
         del words[at : at + 2]
-    return " ".join(["python", *(w for w in words if not w.startswith("--json="))])
+    engine = os.environ.get("MRSIM_ENGINE")
+    first = [f"MRSIM_ENGINE={engine}"] if engine else []
+    words = [w for w in words if not w.startswith("--json=")]
+    return " ".join([*first, "python", *words])
 
 
 def machine() -> dict[str, Any]:
