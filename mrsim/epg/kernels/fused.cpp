@@ -81,10 +81,10 @@ struct Walk : Readings {
     const L count = k[COUNT], first = k[FIRST], stride = k[STEP];
     Coefs sum;
     clear(sum);
-    L i = 0;
-    if (count && !first) back_at<ENTER, LEAVE, pulses, true>(c, sum, k, fade, sums, i++, 0);
-    for (; i < count; ++i)
+    // the last one first, as what was kept is read from its end
+    for (L i = count; i-- > (count && !first);)
       back_at<ENTER, LEAVE, pulses, false>(c, sum, k, fade, sums, i, first + i * stride);
+    if (count && !first) back_at<ENTER, LEAVE, pulses, true>(c, sum, k, fade, sums, 0, 0);
     unfind_coefs(j, sum);
   }
   enum Way { PASS, KEEP, RETURN };

@@ -127,6 +127,13 @@ struct Block {
       write(p, at, re), write(p + a->part, at, im);
     }
   }
+  // ask for the memory of a complex number before it is written
+  INLINE void expect(const Array* a, L lead, L row) const {
+    const R* p = a->data + lead * a->lead + row * a->row;
+    const Lanes& at = of(a);
+    __builtin_prefetch(p + at.at[0], 1);
+    __builtin_prefetch(p + at.at[W - 1] + a->part, 1);
+  }
   V tangent(int input, L k) const {
     const Array* t = arrays[input][TANGENT];
     return read(t->data + call.ways[k] * t->lead, of(t));

@@ -2,6 +2,8 @@
 #pragma once
 #include "knots.hpp"
 
+constexpr L SOON = 4;  // readings: while they are found, memory for the next comes
+
 struct Readings : Knots {
   std::vector<F> places, place_bars;
   std::vector<F> seen;  // by the readings
@@ -46,8 +48,16 @@ struct Readings : Knots {
     (q & 1 ? re : im) = number(0);
 #endif
   }
+  // A store that waits for memory holds up all those after it, to states in the caches.
+  void expect(L j) const {
+    const Array *value = block.arrays[SIGNAL][VALUE], *moved = block.arrays[SIGNAL][TANGENT];
+    if (value) block.expect(value, 0, j);
+    for (L k = 0; moved && k < call.tangents + call.late; ++k)
+      block.expect(moved, call.ways[k], j);
+  }
   void look(L j) {
     const L* r = call.reading + j * LOOK;
+    if (D > 1 && !BACK && j + SOON < call.readings) expect(j + SOON);
     S re = number(0), im = number(0);
     if (r[PLACE] >= 0) {
       const F& f = places[r[PLACE]];
