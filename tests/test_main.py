@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mrsim
-from mrsim import demo, epg
+from mrsim import demo, epg, phantom
 from mrsim.__main__ import main, options, parser
 from mrsim.demo import brain, measure, trains, trial
 from mrsim.units import deg, ms
@@ -433,7 +433,7 @@ def test_axial_and_fill_are_inverse(tmp_path):
 def test_mask_narrows_the_default_brain(tmp_path):
     if mrsim.io.importlib.util.find_spec("nilearn") is None:
         pytest.skip("nilearn is not installed")
-    whole = brain.mni152()
+    whole = phantom.mni152()
     mask = torch.zeros_like(whole.mask)
     mask[90:100, 100:110, 80] = True
     words = write(tmp_path, affine=whole.like.affine, mask=mask.numpy())

@@ -1,71 +1,125 @@
-"""Free nodes from noisy signals: rounds of descent, and how well nodes can be known."""
+"""Free nodes from noisy signals: the likeliest smooth displacement, and its bound."""
 
+import math
 import sys
 
 import torch
-from inverse_signals import SHELLS, SIGMA, WATER, basis_of, both, grid, imaging
+from inverse_signals import IMAGING, SIGMA, WATER, basis_of, imaging
 from torch import Tensor
-from torch.func import hessian, jacrev, vjp, vmap
+from torch.func import jacrev, jvp, vmap
 
+import mrsim
 from mrsim import torrey
-from mrsim.tree import tree_map
-from mrsim.units import um
+from mrsim.torrey.progress import progress_bar
 
-MODES = 20
-STIFFNESS = (32.0, 16.0, 8.0, 8.0, 8.0)  # of the rounds
-WILLMORE = 2e-3  # of the stiffness
-GAIN = 0.01  # of the mean squared residual: less is what fits of noise gain
+MODES = 22
+STEPS = 10
+ENOUGH = 3  # of the cost: a step that gains less is the last
+KEPT = 3e-5  # of the largest variance: displacements that are expected to be less stay
+
+
+@mrsim.record
+class Prior:
+    """Displacements of nodes, points + Σ zₖ waysₖ: z is normal with variance 1."""
+
+    points: Tensor  # (point, 3) at rest [mm]
+    ways: Tensor  # (way, point, 3) [mm]
+
+
+@mrsim.record
+class Found:
+    """The likeliest nodes, and what is known of them."""
+
+    nodes: torrey.Nodes
+    z: Tensor  # (way,)
+    information: Tensor  # (way, way) that signals have of z
+    residual: Tensor  # () mean squared, in shares of the variance
 
 
 def seen(x: torrey.Nodes, topology: torrey.Topology, modes: int = MODES) -> Tensor:
     return imaging(basis_of(x, topology, WATER, modes))
 
 
-def stiffness(x: torrey.Nodes, topology: torrey.Topology, rest: torrey.Nodes) -> Tensor:
-    """Return what free nodes pay: distortion of elements, bending of the surface."""
-    bent = torrey.willmore(x, topology)
-    return torrey.distortion(x, topology, rest) + WILLMORE * bent
+def smooth_prior(rest: torrey.Nodes, length: float, radius: float) -> Prior:
+    """Expect displacements that are alike at near nodes, and each way as likely.
+
+    A Gaussian process with two scales: of a radius, alike over the length of the rod,
+    and of a third of a radius, alike over 1.2.
+    """
+    apart = torch.cdist(rest.points, rest.points)
+
+    def alike(size: float, reach: float) -> Tensor:
+        return size**2 * (-((apart / reach) ** 2) / 2).exp()
+
+    covariance = alike(radius, length) + alike(radius / 3, 1.2 * radius)
+    variance, shape = torch.linalg.eigh(covariance)
+    on = variance > KEPT * variance[-1]
+    each = (shape[:, on] * variance[on].sqrt()).mT
+    ways = torch.einsum("wp,ab->wapb", each, torch.eye(3)).flatten(0, 1)
+    return Prior(points=rest.points, ways=ways)
 
 
-def released(data: Tensor, start: torrey.Nodes, topology: torrey.Topology) -> tuple:
-    """Let all nodes go, in rounds that start at rest, till only noise is left.
+def moved(prior: Prior, z: Tensor) -> torrey.Nodes:
+    return torrey.Nodes(points=prior.points + torch.einsum("w,wpa->pa", z, prior.ways))
 
-    Iterated Tikhonov regularisation, stopped by the discrepancy principle: the mean
-    squared residual is 1, or a round has gained no more than a fit of noise would.
+
+def slopes(x: torrey.Nodes, topology: torrey.Topology, ways: Tensor) -> Tensor:
+    """Return derivatives of all signals along displacements (signal, way).
+
+    In two stages: the reduced matrices along the ways, and signals in the matrices.
     """
 
-    def misfit(x: torrey.Nodes) -> Tensor:
-        return ((seen(x, topology) - data) / SIGMA).square().mean()
+    def basis(x: torrey.Nodes) -> torrey.Basis:
+        return basis_of(x, topology, WATER, MODES, order=1)
 
-    metric = torrey.smooth_metric(start, topology, length=4 * um)
-    rest, history, left = start, [], [float(misfit(start))]
-    for share in STIFFNESS:
+    def along(way: Tensor) -> torrey.Basis:
+        return jvp(basis, (x,), (torrey.Nodes(points=way),))[1]
 
-        def loss(x: torrey.Nodes, rest: torrey.Nodes = rest, k=share) -> Tensor:
-            return misfit(x) + k * stiffness(x, topology, rest)
-
-        found = torrey.optimise_mesh(
-            loss, rest, metric, iterations=20, tolerance=2e-3, progress=True
+    here, turned = basis(x), vmap(along, chunk_size=64)(ways)
+    made = []
+    for f, each in IMAGING:
+        rows = vmap(jacrev(f), (None, 0, 0), chunk_size=30)(here, *each)
+        made.append(
+            sum(
+                getattr(rows, name).flatten(0, 1).flatten(1)
+                @ getattr(turned, name).flatten(1).mT
+                for name in ("decay", "position", "weight")
+            )
         )
-        left.append(float(misfit(found.params)))
-        history.append(found.history)
-        print(f"mean squared residual {left[-1]:.4f}", file=sys.stderr)
-        if left[-1] <= 1 or left[-2] - left[-1] < GAIN:
-            break
-        rest = found.params
-    return found.params, rest, share, torch.cat(history), left
+    return torch.cat(made)
 
 
-def jacobian(x: torrey.Nodes, topology: torrey.Topology) -> Tensor:
-    """Return derivatives of all signals to all nodes (signal, 3 node) [1/mm].
+def released(data: Tensor, prior: Prior, topology: torrey.Topology) -> Found:
+    """Let the nodes go: Gauss-Newton steps to the likeliest displacement.
 
-    In two stages: signals to the reduced matrices, each apart, then those to the nodes.
+    The cost Σ (residual/σ)² + Σ z² has nothing to tune but the prior; a step that does
+    not lower it, or inverts an element, is halved.
     """
-    basis, pull = vjp(lambda x: basis_of(x, topology, WATER, MODES), x)
-    rows = vmap(jacrev(both), (None, 0, 0))(basis, *grid(SHELLS))
-    rows = tree_map(lambda v: v.flatten(0, 1), rows)
-    back = vmap(lambda row: pull(row)[0].points, chunk_size=90)
-    return back(rows).flatten(1)
+
+    def look(z: Tensor) -> tuple[float, Tensor]:
+        x = moved(prior, z)
+        if float(torrey.volumes(x, topology).min()) <= 0:
+            return math.inf, data
+        left = (seen(x, topology) - data) / SIGMA
+        return float(left @ left + z @ z), left
+
+    z = data.new_zeros(len(prior.ways))
+    (cost, left), eye = look(z), torch.eye(len(z))
+    bar = progress_bar(STEPS, True)
+    for _ in range(STEPS):
+        J = slopes(moved(prior, z), topology, prior.ways) / SIGMA
+        way, size = torch.linalg.solve(J.mT @ J + eye, J.mT @ left + z), 1.0
+        while (new := look(z - size * way))[0] >= cost and size > 0.01:
+            size /= 2
+        gained = cost - new[0]
+        if gained > 0:
+            z, (cost, left) = z - size * way, new
+        bar(cost)
+        if gained < ENOUGH:
+            break
+    residual = left.square().mean()
+    print(f"mean squared residual {float(residual):.4f}", file=sys.stderr)
+    return Found(nodes=moved(prior, z), z=z, information=J.mT @ J, residual=residual)
 
 
 def normals(x: torrey.Nodes, topology: torrey.Topology) -> tuple[Tensor, Tensor]:
@@ -80,56 +134,32 @@ def normals(x: torrey.Nodes, topology: torrey.Topology) -> tuple[Tensor, Tensor]
     return whole / area.clamp_min(1e-30), (area / area.sum()).squeeze(-1)
 
 
-def centred_displacements(x: torrey.Nodes, topology: torrey.Topology) -> Tensor:
-    """Return the map of displacements to those along the normal (node, 3 node).
-
-    The centre of mass stays: no signal tells the place.
-    """
-    n, _ = normals(x, topology)
-    count = len(n)
-    each = torrey.volumes(x, topology).repeat_interleave(4) / 4
-    at = topology.point[topology.elements].flatten()
-    mass = x.points.new_zeros(count).index_add(0, at, each)
-    still = torch.eye(count) - mass / mass.sum()
-    return torch.einsum("ka,km->kma", n, still).flatten(1)
-
-
 def node_bound(
-    x: torrey.Nodes,
-    rest: torrey.Nodes,
-    share: float,
-    topology: torrey.Topology,
-    radius: float,
+    found: Found, prior: Prior, topology: torrey.Topology, radius: float
 ) -> dict:
-    """Return the Cramér-Rao bound of the surface, moved along its normal.
+    """Return how well the surface is known along its normal, its centre being still.
 
-    Free nodes are not determined by signals alone. With the stiffness that the fit has,
-    whose curvature is R, an efficient estimate scatters with G F G, G = (F + R)⁻¹: the
-    bound of all estimates with this bias. F + R itself is the posterior's precision.
+    With F the information of signals and G = (F + 1)⁻¹, the likeliest displacement
+    scatters with G F G, the bound of all estimates with its bias; G itself is the
+    posterior's covariance.
     """
+    x = found.nodes
+    n, weight = normals(x, topology)
+    mass = torrey.volumes(x, topology).repeat_interleave(4)
+    at = topology.point[topology.elements].flatten()
+    mass = mass.new_zeros(len(n)).index_add(0, at, mass)
+    centre = torch.einsum("p,wpa->wa", mass / mass.sum(), prior.ways)
+    along = torch.einsum("pa,wpa->pw", n, prior.ways - centre[:, None])
+    F = found.information
+    G = torch.linalg.inv(F + torch.eye(len(F)))
 
-    def pays(points: Tensor) -> Tensor:
-        moved = torrey.Nodes(points=points * um)
-        return share * stiffness(moved, topology, rest)
-
-    J = jacobian(x, topology) * um / SIGMA
-    size = J.shape[-1]
-    R = len(J) / 2 * hessian(pays)(x.points / um).reshape(size, size)
-    low, turn = torch.linalg.eigh(R)
-    R = (turn * low.clamp_min(1e-6)) @ turn.mT
-    F = J.mT @ J
-    G = torch.linalg.inv(F + R)
-    along = centred_displacements(x, topology) @ G
-    weight = normals(x, topology)[1]
-    scatter = ((along @ F) * along).sum(-1)
-    posterior = (along @ (F + R) * along).sum(-1)
-
-    def mean(v: Tensor) -> float:  # of |normal displacement| over the surface
-        sd = v.clamp_min(0).sqrt() * (2 / torch.pi) ** 0.5
-        return float((weight * sd).sum() * um / radius)
+    def mean(covariance: Tensor) -> float:  # of |normal displacement| over the surface
+        sd = ((along @ covariance) * along).sum(-1).clamp_min(0).sqrt()
+        return float((weight * sd).sum() / radius) * (2 / math.pi) ** 0.5
 
     return {
-        "scatter of an efficient estimate / radius": mean(scatter),
-        "posterior scatter / radius": mean(posterior),
+        "scatter of an efficient estimate / radius": mean(G @ F @ G),
+        "posterior scatter / radius": mean(G),
+        "scatter of the prior / radius": mean(torch.eye(len(F))),
         "shape parameters that signals determine": float(torch.trace(G @ F)),
     }

@@ -1,4 +1,4 @@
-"""The protocol of the inverse benchmark: 3 shells of q × 30 directions."""
+"""The protocols of the inverse benchmark: 3 shells of q × 30 directions, and pairs."""
 
 import warnings
 
@@ -11,23 +11,29 @@ from mrsim.units import ms, um
 
 SIGMA = 1 / 50  # SNR 50 at b = 0
 DELTA = 8 * ms
-LONG = 80 * ms
+LONG = 100 * ms
 DIFFUSION_TIMES = torch.tensor([12.0, 20, 35, 60, 100], dtype=torch.float64) * ms
 SHELLS = torch.tensor([0.4, 0.8, 1.2], dtype=torch.float64) / um / DELTA
 DIRECTIONS = tract.hemisphere(30).double()
+PHASES = torch.tensor(
+    [0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 1.8], dtype=torch.float64
+) / (um * DELTA)
+PHASE_DIRECTIONS = tract.hemisphere(120).double()
 WATER = torrey.Water(D=torch.tensor(2e-3, dtype=torch.float64))
 
 
-def basis_of(nodes, topology, water, modes: int) -> torrey.Basis:
+def basis_of(
+    nodes, topology, water, modes: int, order: int | None = None
+) -> torrey.Basis:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a cut that completes a group of modes
-        return torrey.laplace(nodes, topology, water, modes=modes)
+        return torrey.laplace(nodes, topology, water, modes=modes, order=order)
 
 
-def grid(shells: Tensor) -> tuple[Tensor, Tensor]:
+def grid(shells: Tensor, directions: Tensor = DIRECTIONS) -> tuple[Tensor, Tensor]:
     """Return q and direction of every measurement."""
-    q = shells.repeat_interleave(len(DIRECTIONS))
-    return q, DIRECTIONS.repeat(len(shells), 1)
+    q = shells.repeat_interleave(len(directions))
+    return q, directions.repeat(len(shells), 1)
 
 
 def pairs(basis: torrey.Basis, q: Tensor, u: Tensor) -> Tensor:
@@ -47,8 +53,8 @@ def pairs(basis: torrey.Basis, q: Tensor, u: Tensor) -> Tensor:
 def phased(basis: torrey.Basis, q: Tensor, u: Tensor) -> Tensor:
     """Return the signal of a long weak with a short strong pulse: two real channels.
 
-    Its phase tells a shape from its mirror image (Laun et al. 2011, Phys Rev Lett
-    107:048102), weakly for a rod whose length is near √15 radii, as here.
+    It tends to the Fourier transform of the shape, its phase included, which tells a
+    shape from its mirror image (Laun et al. 2011, Phys Rev Lett 107:048102).
     """
     times = torch.tensor([0, LONG, LONG + DELTA])
     vectors = torch.stack([DELTA / LONG * q * u, -q * u, 0 * u])
@@ -64,13 +70,12 @@ def signals(nodes, topology, water, modes: int, shells: Tensor = SHELLS) -> Tens
 
 
 def imaging(basis: torrey.Basis) -> Tensor:
-    """Return PGSE signals and those with a phase (630,)."""
-    every = vmap(both, (None, 0, 0))(basis, *grid(SHELLS))
-    return every.flatten()
+    """Return the PGSE signals (450), then those with a phase (2160 channels)."""
+    made = [vmap(f, (None, 0, 0))(basis, *each).flatten() for f, each in IMAGING]
+    return torch.cat(made)
 
 
-def both(basis: torrey.Basis, q: Tensor, u: Tensor) -> Tensor:
-    return torch.cat([pairs(basis, q, u), phased(basis, q, u)])
+IMAGING = ((pairs, grid(SHELLS)), (phased, grid(PHASES, PHASE_DIRECTIONS)))
 
 
 def noisy(clean: Tensor, seed: int = 0) -> Tensor:
