@@ -19,7 +19,10 @@ from torch._C import (
 from torch._functorch import eager_transforms
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch._functorch.vmap import lazy_load_decompositions, vmap_increment_nesting
+from torch._functorch.vmap import (
+    lazy_load_decompositions,  # pyright: ignore
+    vmap_increment_nesting,
+)
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 

@@ -1,7 +1,7 @@
 """How cost grows with degrees of freedom, modes and signals, and error with mesh size.
 
 Prints JSON of CPU seconds of one thread, medians, with the fitted powers, and draws
-them with the convergence of P1 meshes to the analytic sphere.
+them with the convergence of P1 meshes to mesh-free slabs and spheres.
 
     python tests/bench/bench_torrey_growth.py --picture FILE --json FILE [--finest UM]
 """
@@ -11,6 +11,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,9 +54,8 @@ def modes_of(mesh: Any, count: int) -> torrey.Basis:
 
 def with_nodes(sizes: list[float], rounds: int) -> dict[str, Any]:
     """Measure every stage on finer and finer spheres."""
-    exact = torrey.analytic(torrey.Sphere(radius=RADIUS), WATER, PAIR)
     made: dict[str, list[float]] = {
-        n: [] for n in ("size_um", "dofs", "modes", "gradient", "steps", "error")
+        n: [] for n in ("dofs", "modes", "gradient", "steps")
     }
     for size in sizes:
         nodes, topology = mesh = torrey.mesh_sphere(RADIUS, size=size * 1e-3)
@@ -66,17 +66,45 @@ def with_nodes(sizes: list[float], rounds: int) -> dict[str, Any]:
 
         steps = torrey.count_steps(PAIR, 1e-4)
         slope = grad(loss)
-        made["size_um"].append(size)
         made["dofs"].append(len(topology.home))
         made["modes"].append(seconds(lambda m=mesh: modes_of(m, 48), rounds))
         made["gradient"].append(seconds(lambda f=slope, p=nodes.points: f(p), rounds))
-        stepped = torrey.stepped(*mesh, WATER, PAIR, steps)
-        made["error"].append(float((stepped - exact).abs()))
         made["steps"].append(
             seconds(lambda m=mesh, s=steps: torrey.stepped(*m, WATER, PAIR, s), rounds)
         )
     powers = {n: power(made["dofs"], made[n]) for n in ("modes", "gradient", "steps")}
-    return {**made, "powers": powers, "order": power(made["size_um"], made["error"])}
+    return {**made, "powers": powers}
+
+
+def with_edges(sizes: list[float]) -> dict[str, Any]:
+    """Measure the errors of finer meshes against the mesh-free signals."""
+    edges = [-RADIUS, RADIUS]
+    shapes = {
+        "slab": (torrey.Slab(edges=edges), partial(torrey.mesh_slab, edges)),
+        "sphere": (torrey.Sphere(radius=RADIUS), partial(torrey.mesh_sphere, RADIUS)),
+    }
+    found: dict[str, Any] = {"slab": {}, "sphere": {}}
+    for name, (shape, mesh) in shapes.items():
+        exact, lengths, errors = torrey.analytic(shape, WATER, PAIR), [], []
+        for size in sizes:
+            nodes, topology = mesh(size=size * 1e-3)
+            signal = (
+                torrey.simulate(nodes, topology, WATER, PAIR)
+                if name == "slab"
+                else torrey.signal(modes_of((nodes, topology), 48), PAIR)
+            )
+            errors.append(float((signal - exact).abs()))
+            lengths.append(edge_um(nodes, topology) if name == "sphere" else size)
+        order = power(lengths, errors)
+        found[name] = {"edge_um": lengths, "error": errors, "order": order}
+    return found
+
+
+def edge_um(nodes: torrey.Nodes, topology: torrey.Topology) -> float:
+    """Return the edge of an equilateral triangle like the mean facet of a surface."""
+    a, b, c = nodes.points[topology.point[topology.outer]].unbind(1)
+    area = torch.linalg.cross(b - a, c - a).norm(dim=-1).mean() / 2
+    return 1e3 * math.sqrt(4 / math.sqrt(3) * float(area))
 
 
 def with_modes(counts: list[int], rounds: int) -> dict[str, Any]:
@@ -127,13 +155,13 @@ def draw(found: dict[str, Any], file: str) -> None:
     axes[2].loglog(signals["signals"], signals["all"], "o-", label=label)
     axes[2].set(xlabel="signals", ylabel="all signals [s]")
     axes[2].legend()
-    label = f"∝ h^{nodes['order']:.2f}"
-    axes[3].loglog(nodes["size_um"], nodes["error"], "o-", label=label)
-    ideal = [
-        nodes["error"][0] * (h / nodes["size_um"][0]) ** 2 for h in nodes["size_um"]
-    ]
-    axes[3].loglog(nodes["size_um"], ideal, "k--", label="∝ h²")
-    axes[3].set(xlabel="edge of elements [µm]", ylabel="|mesh − analytic sphere|")
+    for name, x in found["edges"].items():
+        label = f"{name} ∝ h^{x['order']:.2f}"
+        axes[3].loglog(x["edge_um"], x["error"], "o-", label=label)
+    slab = found["edges"]["slab"]
+    ideal = [slab["error"][0] * (h / slab["edge_um"][0]) ** 2 for h in slab["edge_um"]]
+    axes[3].loglog(slab["edge_um"], ideal, "k--", label="∝ h²")
+    axes[3].set(xlabel="edge of elements [µm]", ylabel="|mesh − mesh-free| [S0]")
     axes[3].legend()
     for panel in axes:
         panel.minorticks_off()
@@ -149,6 +177,7 @@ def main() -> None:
     sizes = [s for s in (2.0, 1.4, 1.0, 0.7, 0.6, 0.5, 0.4) if s >= given.finest]
     found = {
         "nodes": with_nodes(sizes, given.rounds),
+        "edges": with_edges([2.0, 1.4, 1.0, 0.7, 0.5]),
         "modes": with_modes([16, 32, 64, 128, 256], given.rounds),
         "signals": with_signals([8, 32, 128, 512], given.rounds),
     }
