@@ -96,7 +96,7 @@ def record(cls: type[R]) -> type[R]:
     Decay(R2=6)
     """
     written: Any = cls
-    written.__post_init__, written.__repr__ = _complete, _repr
+    written.__post_init__, written.__repr__ = complete, _repr
     written.__setattr__, written.__delattr__ = _set_once, _keep
     made: Any = dataclasses.dataclass(kw_only=True, eq=False, repr=False)(written)
     leafy, fixed = leaf_names(made), _static_names(made)
@@ -186,10 +186,6 @@ def complete(x: Any) -> None:
         object.__setattr__(x, name, value)
     if made:
         check_values(type(x).__name__, given | made, made)
-
-
-def _complete(self: Any) -> None:
-    complete(self)
 
 
 def _repr(self: Any) -> str:

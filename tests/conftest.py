@@ -10,9 +10,8 @@ from hypothesis import HealthCheck, Phase, settings
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
 
-settings.register_profile("dev", max_examples=20, deadline=None)
 settings.register_profile(
-    "ci", max_examples=50, deadline=None, derandomize=True, print_blob=True
+    "brisk", max_examples=50, deadline=None, derandomize=True, print_blob=True
 )
 settings.register_profile("nightly", max_examples=1000, deadline=None)
 settings.register_profile(  # nothing shrinks a mutant's failure
@@ -23,7 +22,13 @@ settings.register_profile(  # nothing shrinks a mutant's failure
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.differing_executors],  # one process, many runs
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "brisk"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the workers of `-n auto`: each may take a gigabyte."""
+    return min(os.cpu_count() or 1, 8)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ from mrsim.tree import (
 )
 
 Args = tuple[Any, Any]
+# what is slow and plain is for the night
+NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 
 # ------------------------------------------------------------------------ helpers
 

@@ -1,12 +1,11 @@
 """Every law for every simulator."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from cases import CASES, Case
-from laws import LAWS
+from laws import LAWS, NIGHTLY
 
 from mrsim import epg
 from mrsim.epg import engine
@@ -20,14 +19,17 @@ DEEP = {
     *("mapped_jacobians_are_loops", "mapped_once_jacobians_are_loops"),
     "mapped_hessians_are_loops",
 }
-BRISK = os.environ.get("HYPOTHESIS_PROFILE") == "ci"
 
 
 @each
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_law(law: Callable[[Case], None], case: Case) -> None:
-    if BRISK and law.__name__ in DEEP and case.f not in (epg.run, epg.fse, epg.dess):
-        pytest.skip("the profile ci leaves this law of most sequences to the others")
+    if (
+        not NIGHTLY
+        and law.__name__ in DEEP
+        and case.f not in (epg.run, epg.fse, epg.dess)
+    ):
+        pytest.skip("for the profile nightly")
     law(case)
 
 

@@ -11,7 +11,6 @@ from mrsim.torrey._strength import attenuation, check_refocused
 from mrsim.torrey._sweep import Plan
 from mrsim.torrey.assembly import MS, UM, apply, assemble, diffusion_parts, readout
 from mrsim.torrey.encoding import profile
-from mrsim.torrey.encoding_profile import moments
 from mrsim.torrey.mesh import Nodes, Topology
 from mrsim.torrey.water import Water
 from mrsim.tree import put
@@ -60,7 +59,7 @@ def hadc(
     True
     """
     check_refocused("hadc", encoding, needed=True)
-    attenuation("hadc", encoding)
+    b = attenuation("hadc", encoding)
     wave = profile(encoding)
     check_floats("hadc", points=nodes.points, duration=wave.duration)
     h, g = fine("hadc", wave, steps, len(topology.home))
@@ -85,6 +84,5 @@ def hadc(
     middle = (zeta[:, 1:] + zeta[:, :-1]) / 2
     F = (ends + before) / 2
     lost = (h * (F * (middle.mT @ flux)).sum(1)).sum() / weights.sum()
-    b = moments(wave)[1]
     free = ((x.mT @ flux) / weights.sum() * b).sum() * MS / UM**2
     return (free - lost) / b.diagonal().sum()

@@ -10,7 +10,7 @@ from mrsim._check import check_floats
 from mrsim.torrey._plausible import check_moved
 from mrsim.torrey._strength import attenuation, check_refocused
 from mrsim.torrey.encoding import profile
-from mrsim.torrey.encoding_profile import moments, pieces, timeline
+from mrsim.torrey.encoding_profile import pieces, timeline
 from mrsim.torrey.mesh import Nodes, Topology, compartment_volumes, volumes
 from mrsim.torrey.water import Water, spread
 
@@ -46,7 +46,7 @@ def short_time(nodes: Nodes, topology: Topology, water: Water, encoding: Any) ->
     tensor([0.0004])
     """
     check_refocused("short_time", encoding, needed=True)
-    attenuation("short_time", encoding)
+    b = attenuation("short_time", encoding)
     wave = profile(encoding)
     check_floats("short_time", points=nodes.points, duration=wave.duration)
     w = spread("short_time", water, topology)
@@ -57,7 +57,6 @@ def short_time(nodes: Nodes, topology: Topology, water: Water, encoding: Any) ->
     times = torch.cat([torch.zeros_like(durations[:1]), durations.cumsum(0)])
     apart = (times[:, None] - times).abs() ** 3.5
     seen = 2 / 35 * torch.einsum("ia,ij,jb->ab", jumps, apart, jumps)
-    b = moments(wave)[1]
     size = b.diagonal().sum()
     D = torch.einsum("ab,cab->c", b, w.D) / size
     surface = torch.einsum("ab,cab->c", seen, surface_tensors(nodes, topology))

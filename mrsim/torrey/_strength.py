@@ -92,7 +92,7 @@ def with_b(encoding: Any, b: Tensor | float) -> Any:
     wanted = torch.as_tensor(b, dtype=old.dtype, device=old.device)
     if concrete(wanted) and bool((wanted < 0).any()):
         raise ValueError(f"with_b: b must not be negative, got {wanted.tolist()} s/mm²")
-    ratio = wanted / attenuation("with_b", encoding)
+    ratio = wanted / attenuation("with_b", encoding).diagonal().sum()
     return put(encoding, name, old * ratio.sqrt())
 
 
@@ -124,18 +124,19 @@ def with_G(encoding: Any, G: Tensor | float) -> Any:
 
 
 def attenuation(where: str, encoding: Any) -> Tensor:
-    """Return b of an encoding that must have one, () [s/mm²].
+    """Return the b tensor of an encoding that must have one, (3, 3) [s/mm²].
 
     Raises:
         ValueError: its gradients are zero.
     """
-    b = b_value(encoding)
+    B = b_tensor(encoding)
+    b = B.diagonal().sum()
     if concrete(b) and not b > 0:
         raise ValueError(
             f"{where}: the encoding has b = 0, its gradients or their times are zero;"
             f" give it gradients, of any strength"
         )
-    return b
+    return B
 
 
 def check_refocused(where: str, encoding: Any, *, needed: bool = False) -> None:

@@ -118,8 +118,8 @@ def apparent_diffusion(basis: Basis, encoding: Any) -> Tensor:
     >>> bool(torrey.apparent_diffusion(basis, x) < 2e-3)
     True
     """
-    b = attenuation("apparent_diffusion", encoding)
-    return apparent_exponent(basis, encoding) / b
+    B = attenuation("apparent_diffusion", encoding)
+    return apparent_exponent(basis, encoding) / B.diagonal().sum()
 
 
 def gaussian(basis: Basis, encoding: Any) -> Tensor:

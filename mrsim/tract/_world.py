@@ -9,8 +9,6 @@ from torch import Tensor
 from mrsim.tract.field import inside, nearest, sample, trilinear, voxels
 from mrsim.tract.rules import Rule
 
-REGIONS = ("mask", "include", "exclude")
-
 
 class Plan(NamedTuple):
     """What is static: the rule, tckgen's criteria, and how to run."""

@@ -4,12 +4,12 @@ Without a GPU the kernels run in Triton's interpreter on CPU tensors: tiny progr
 through the public functions.
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
+import laws
 import pytest
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ from mrsim.units import deg, ms
 
 if find_spec("triton") is None:
     pytest.skip("triton comes with torch's CUDA builds", allow_module_level=True)
-BRISK = os.environ.get("HYPOTHESIS_PROFILE") == "ci"  # leave out what is slow and plain
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 
@@ -181,7 +180,7 @@ def close(made: Any, wanted: Any, tolerance: float, least: float = 1e-6) -> None
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-@pytest.mark.parametrize("name", ["everything", "complex"] if BRISK else PHYSICS)
+@pytest.mark.parametrize("name", PHYSICS if laws.NIGHTLY else ["everything", "complex"])
 def test_all_physics_and_derivatives(
     name: str, way: Callable[..., Any], walks: list[str]
 ) -> None:

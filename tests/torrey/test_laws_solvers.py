@@ -5,7 +5,6 @@ Kärger, short times) every solver is under the laws, in all it is differentiate
 points, D, T2, ρ, κ, surface relaxivity, and every field of the encoding.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -73,18 +72,17 @@ ADC = case("adc", of_basis(torrey.apparent_diffusion), real=True)
 TENSOR = case("tensor", of_basis(torrey.apparent_tensor), real=True)
 GAUSSIAN = case("gaussian", of_basis(torrey.gaussian), real=True)
 FREE = case("free", torrey.free_diffusion, real=True)
-BRISK = os.environ.get("HYPOTHESIS_PROFILE") == "ci"  # leave out what is slow and plain
 BENT = [  # these have second derivatives
     case("stepped", stepped(2)),
     case("hadc", hadc(2), real=True),
-    *([] if BRISK else [ADC]),
+    *([ADC] if laws.NIGHTLY else []),
     *(GAUSSIAN, FREE),
 ]
 TWISTED = [  # and these third ones
     case("complete", of_basis(torrey.signal_parts)),
     case("reduced", THIRD),
     case("stepped", stepped(3)),
-    *([] if BRISK else [GAUSSIAN, FREE]),
+    *([GAUSSIAN, FREE] if laws.NIGHTLY else []),
 ]
 CHEAP = [
     laws.one_is_its_slice,
