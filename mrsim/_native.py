@@ -120,6 +120,8 @@ def _made(
                 found = _loaded(folder / name)
             if found:
                 return found
+        except subprocess.TimeoutExpired as e:  # another folder would not help
+            return f"{compiler} does not do: {e}"
         except (OSError, RuntimeError, subprocess.SubprocessError) as e:
             why = f"{compiler} does not do: {e}"
     return why

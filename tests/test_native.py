@@ -167,6 +167,8 @@ def _compiler(folder: Path, text: str) -> str:
 
 _JUNK = "[ $1 = --version ] || { while [ $# -gt 1 ]; do shift; done; echo junk > $1; }"
 
+_HANGS = "[ $1 = --version ] || { echo once >> $0.log; sleep 60; }"
+
 
 @pytest.mark.parametrize(
     ("text", "why"),
@@ -176,7 +178,7 @@ _JUNK = "[ $1 = --version ] || { while [ $# -gt 1 ]; do shift; done; echo junk >
         ("echo bad >&2; exit 1", "bad"),
         ("exit 0", "cxx"),
         (_JUNK, "cxx"),
-        ("[ $1 = --version ] || sleep 60", "timed out"),
+        (_HANGS, "timed out"),
     ],
 )
 def test_without_a_working_compiler_the_torch_path_runs(
@@ -194,6 +196,8 @@ def test_without_a_working_compiler_the_torch_path_runs(
     with epg.use_engine("fused"), pytest.raises(RuntimeError, match="asked for"):
         _signal()
     assert time.monotonic() - start < 50  # what hangs is not waited for
+    log = Path(f"{compiler}.log")
+    assert text != _HANGS or log.read_text() == "once\n"
 
 
 _NATIVE = f"""
