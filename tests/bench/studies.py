@@ -1,6 +1,8 @@
 """The spins and trains of `bench_engine.py`, and how cost grows."""
 
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from mrsim import Exchange, Tissue, epg
 from mrsim.tree import replace
 
 ECHOES, SPINS = 96, 2000
-ROW = 3  # calls
+ROW = 3  # timed calls of a turn
 
 
 def spins(count: int) -> Tissue:
@@ -33,7 +35,7 @@ def exchanging(
     """Return the same spins with more pools, all of the same kind."""
     shape = len(tissue.T1), pools - 1
     values = {"T1": T1, "T2": T2, "f": f / (pools - 1), "k": k}
-    made = {n: torch.full(shape, v) for n, v in values.items()}
+    made: dict[str, Any] = {n: torch.full(shape, v) for n, v in values.items()}
     return replace(tissue, exchange=Exchange(**made, directional=False))
 
 
@@ -74,12 +76,33 @@ def _pooled(tissue: Tissue, pools: int) -> Tissue:
     return tissue if pools == 1 else exchanging(tissue, 0.5, 0.02, 0.2, 10.0, pools)
 
 
-def in_a_row(run: Callable[[], Any]) -> None:
-    """Run as a dictionary is made, call after call: what the system does at first
-    with memory that another contender has given back counts once.
+def in_a_row(
+    runs: Mapping[str, Callable[[], Any]], rounds: int, seconds: float
+) -> dict[str, float]:
+    """Return each contender's median CPU time of a call, made call after call.
+
+    A dictionary is made so. The first call of each turn, of every contender, is not
+    timed: what it had given back before the others took their seconds has gone from a
+    virtual machine to its host, and to fetch 80 MB from there takes longer than the
+    call itself. The pages that later calls touch anew are paid for by each.
+
+    Args:
+        runs: the contenders.
+        rounds: how many turns each has.
+        seconds: after which no more rounds begin.
     """
-    for _ in range(ROW):
-        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.process_time() + seconds
+    for k in range(rounds):
+        if k and time.process_time() > end:
+            break
+        for name, run in runs.items():
+            run()
+            start = time.process_time()
+            for _ in range(ROW):
+                run()
+            times[name].append((time.process_time() - start) / ROW)
+    return {name: statistics.median(t) for name, t in times.items()}
 
 
 def pictures(found: dict[str, Any], folder: Path) -> None:

@@ -49,6 +49,29 @@ def test_any_number_of_spins_and_threads(count: int, threads: int) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("count", [15, 16, 17, 33, 130])
+def test_spins_beside_each_other_in_single_precision(count: int, shared: bool) -> None:
+    tissue = _voxels(count, torch.float32)
+    far = torch.arange(count) == count - 2  # angles beyond what is reduced quickly
+    tissue = replace(tissue, B1=tissue.B1.where(~far, 3e4))
+    flip = torch.linspace(1.0, 3.0, 40, dtype=torch.float32)
+    if not shared:
+        flip = flip * torch.linspace(0.9, 1.1, count, dtype=torch.float32)[:, None]
+    train = epg.FSE(flip=flip, esp=torch.tensor(5e-3, dtype=torch.float32))
+
+    def played(t: Tissue, s: epg.FSE) -> Tensor:
+        if shared:
+            return vmap(epg.fse, (0, None))(t, s)
+        return vmap(lambda t, x: epg.fse(t, replace(s, flip=x)))(t, s.flip)
+
+    made = played(tissue, train)
+    agree(made, on_torch(played, tissue, train), 3e-6)
+    few = tree_map(lambda x: x[-3:], tissue)
+    last = train if shared else replace(train, flip=flip[-3:])
+    assert torch.equal(played(few, last), made[-3:])
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 0.0, 1e-30, 1e30])
 def test_a_strange_spin_changes_only_itself(bad: float) -> None:
     tissue = _voxels(19)

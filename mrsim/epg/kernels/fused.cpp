@@ -7,7 +7,6 @@
 
 #include "readings.hpp"
 
-constexpr L AHEAD = 16;            // pulses whose sines are found at once
 constexpr int UNROLLED = OWN && D == 1 && !BACK ? 2 : 1;  // orders of one turn of a loop
 constexpr L KEPT_BYTES = 1 << 22;  // more than that is recomputed instead (measured)
 
@@ -43,9 +42,18 @@ struct Walk : Readings {
   INLINE void there_at(const Coefs& c, const L* k, const Fade* fade, L i, L order) {
     F &a = places[k[BASE] + order], &b = places[k[BASE] - order];
     Z& z = orders[order];
-    if constexpr (keep) kept[k[STORE] - knot(start)[STORE] + i] = {a, b, z};
-    if constexpr (pulses) pulse<ENTER, LEAVE, zero>(c, fade + order, a, b, z);
-    else pass<zero>(c, fade + order, z);
+    Kept* now = keep ? &kept[k[STORE] - knot(start)[STORE] + i] : nullptr;
+    if constexpr (keep && pulses && LIGHT) {
+      Kept x{a, b, z};  // a compiler cannot tell that what is kept lies elsewhere
+      *now = x;
+      pulse<ENTER, LEAVE, zero>(c, fade + order, x.a, x.b, x.z);
+      a = x.a, z = x.z;
+      if constexpr (!zero) b = x.b;
+    } else {
+      if constexpr (keep) *now = {a, b, z};
+      if constexpr (pulses) pulse<ENTER, LEAVE, zero>(c, fade + order, a, b, z);
+      else pass<zero>(c, fade + order, z);
+    }
   }
   template <int ENTER, int LEAVE, bool pulses, bool zero>
   INLINE void back_at(const Coefs& c, Coefs& sum, const L* k, const Fade* fade, Fade* fade_sum,
@@ -63,7 +71,7 @@ struct Walk : Readings {
     const L* k = knot(j);
     Coefs c;
     find_coefs(j, c);
-    if constexpr (BACK) coefs_of(j) = c;
+    if constexpr (keep) coefs[j - start] = c;
     const Fade* fade = fades_of(k);
     const L count = k[COUNT], first = k[FIRST], stride = k[STEP];
     L i = 0;
@@ -75,7 +83,7 @@ struct Walk : Readings {
   template <int ENTER, int LEAVE, bool pulses>
   __attribute__((flatten)) void backward(L j) {
     const L* k = knot(j);
-    const Coefs c = coefs_of(j);
+    const Coefs c = coefs[j - start];
     const Fade* fade = fades_of(k);
     Fade* sums = FADES ? fade_bars.data() + call.tops[k[WAIT]] : nullptr;
     const L count = k[COUNT], first = k[FIRST], stride = k[STEP];
@@ -246,4 +254,3 @@ extern "C" int walk(const Call* call) {
     if (!d) return 1;
   return 0;
 }
-extern "C" int lanes() { return W; }

@@ -51,6 +51,7 @@ struct Block {
   std::vector<Lanes> lanes;
   std::vector<S> values[INPUTS], bars[INPUTS];
   const Array* arrays[INPUTS + 2][ROLES] = {};
+  std::vector<L> moving[INPUTS];  // the rows with adjoints; those of other events stay zero
 
   explicit Block(const Call& c, L thread) : call(c), thread(thread), lanes(c.arrays) {
     for (L i = 0; i < c.arrays; ++i) arrays[c.array[i].id][c.array[i].role] = c.array + i;
@@ -59,8 +60,22 @@ struct Block {
         values[i].resize(arrays[i][VALUE]->rows);
         bars[i].resize(arrays[i][VALUE]->rows);
       }
+    if (BACK) find_moving();
     for (L i = 0; i < c.arrays; ++i)
       lanes[i].shared = std::all_of(c.array[i].axes, c.array[i].axes + AXES, [](L s) { return !s; });
+  }
+  void find_moving() {
+    std::vector<bool> some[INPUTS];
+    for (int i = 0; i < INPUTS; ++i) some[i].assign(bars[i].size(), i != FLIP && i != DURATION);
+    for (L j = 0; j < call.knots; ++j) {
+      const L* k = call.knot + j * KNOT;
+      if (k[KIND] == 1) some[FLIP][k[ROW]] = true;
+    }
+    for (L r = 0; has(DURATION) && r < call.waits[call.kinds]; ++r)
+      some[DURATION][call.rows[r]] = true;
+    for (int i = 0; i < INPUTS; ++i)
+      for (size_t r = 0; r < some[i].size(); ++r)
+        if (some[i][r]) moving[i].push_back(r);
   }
   bool has(int input) const { return arrays[input][VALUE]; }
   const Lanes& of(const Array* a) const { return lanes[a - call.array]; }
@@ -86,13 +101,18 @@ struct Block {
   }
   V read(const R* p, const Lanes& at) const {
     if (at.step == 0) return all(p[at.at[0]]);
-    if (at.step == 1) return load(p + at.at[0]);
+    if (at.step == 1) return both(p + at.at[0]);
     V x;
-    for (int l = 0; l < W; ++l) x[l] = p[at.at[l]];
+    for (int l = 0; l < W; ++l) lane(x, l) = p[at.at[l]];
     return x;
+  }
+  V row(int input, L r) const {
+    const Array* a = arrays[input][VALUE];
+    return read(a->data + r * a->row, of(a));
   }
   void gather() {
     for (int i = 0; i < INPUTS; ++i) {
+      if (i == FLIP && D == 1 && !BACK) continue;  // read where it is needed
       const Array *v = arrays[i][VALUE], *t = arrays[i][TANGENT];
       if (!v || (known && of(v).shared && (!t || of(t).shared))) continue;
       for (L r = 0; r < v->rows; ++r) {
@@ -111,8 +131,7 @@ struct Block {
     const R* p = a->data + lead * a->lead + row * a->row;
     const Lanes& at = of(a);
     if (a->part == 1 && at.step == 2 && count == W) {
-      const V x = load(p + at.at[0]), y = load(p + at.at[0] + W);
-      re = picked<0>(x, y), im = picked<1>(x, y);
+      load_pairs(p + at.at[0], re, im);
     } else {
       re = read(p, at), im = read(p + a->part, at);
     }
@@ -121,8 +140,7 @@ struct Block {
     R* p = a->data + lead * a->lead + row * a->row;
     const Lanes& at = of(a);
     if (a->part == 1 && at.step == 2 && count == W) {
-      store(p + at.at[0], woven<0>(re, im));
-      store(p + at.at[0] + W, woven<W / 2>(re, im));
+      store_pairs(p + at.at[0], re, im);
     } else {
       write(p, at, re), write(p + a->part, at, im);
     }
@@ -140,14 +158,14 @@ struct Block {
   }
   void write(R* p, const Lanes& at, V x) const {
     if (at.step == 1 && count == W) return store(p + at.at[0], x);
-    for (L l = 0; l < count; ++l) p[at.at[l]] = x[l];
+    for (L l = 0; l < count; ++l) p[at.at[l]] = lane(x, l);
   }
   void clear_bars() {
-    for (auto& rows : bars)
-      for (S& x : rows) x = number(0);
+    for (int i = 0; i < INPUTS; ++i)
+      for (L r : moving[i]) bars[i][r] = number(0);
   }
   static INLINE double added(V x) {
-    typedef R Half __attribute__((vector_size(BYTES / 2)));
+    typedef R Half __attribute__((vector_size(sizeof(V) / 2)));
     typedef double Wide __attribute__((vector_size(W / 2 * sizeof(double))));
     Half low, high;
     std::memcpy(&low, &x, sizeof low);
@@ -161,7 +179,7 @@ struct Block {
     if (a->role == GRADIENT || a->role == MOVED_GRADIENT)
       return write(a->data + lead * a->lead + row * a->row, of(a), x);
     if (count < W)
-      for (L l = count; l < W; ++l) x[l] = 0;
+      for (L l = count; l < W; ++l) lane(x, l) = 0;
     const double sum = added(x);
     ((double*)a->data)[thread * a->part + lead * a->lead + row * a->row] += sum;
   }
@@ -171,11 +189,15 @@ struct Block {
         const Array* a = arrays[i][role];
         if (!a) continue;
         const bool moved = role == MOVED_GRADIENT || role == MOVED_TOTAL;
-        for (L r = 0; r < a->rows; ++r) {
+        const auto add = [&](L r) {
           if (!moved) put(a, copy, r, bars[i][r].v[0]);
           for (int k = 1; moved && k < D && k <= call.tangents; ++k)
             put(a, call.ways[k - 1], r, bars[i][r].v[k]);
-        }
+        };
+        if (role == TOTAL || role == MOVED_TOTAL)
+          for (L r : moving[i]) add(r);
+        else
+          for (L r = 0; r < a->rows; ++r) add(r);
       }
   }
 };

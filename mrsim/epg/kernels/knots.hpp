@@ -3,21 +3,22 @@
 #include "pulses.hpp"
 #include "waits.hpp"
 
+constexpr L AHEAD = 16;  // pulses whose sines are found at once
+
 struct Knots : Waits {
   std::vector<Coefs> coefs;
-  std::vector<V> cosines, sines;       // of flips, by knot
+  std::vector<V> cosines, sines;  // of flips, by knot; without a way back, of the next
   std::vector<S> turns_re, turns_im;  // of frames
   L start = 0;  // of the stretch that is kept
 
   Knots(const Call& c, L thread) : Waits(c, thread), coefs(1) {
-    for (auto* x : {&cosines, &sines}) x->resize(c.knots);
+    for (auto* x : {&cosines, &sines}) x->resize(BACK ? c.knots : AHEAD);
     for (auto* x : {&turns_re, &turns_im}) x->resize(PARTS == 2 && !OWN ? c.knots : 0);
   }
   const L* knot(L j) const { return call.knot + j * KNOT; }
   const Fade* fades_of(const L* k) const {
     return FADES ? fades.data() + call.tops[k[WAIT]] : nullptr;
   }
-  Coefs& coefs_of(L j) { return coefs[BACK ? (j - start) % (L)coefs.size() : 0]; }
   S phase(L row) const { return row < 0 ? number(0) : given(block, PHASE, row); }
   // e^{i angle}, turned by quarters
   static void turned(const S& angle, L quarters, S& re, S& im) {
@@ -39,7 +40,13 @@ struct Knots : Waits {
   // of some knots, whose sines are independent and so overlap in the processor
   void find_sines(L from, L to) {
     for (L j = from; j < to; ++j)
-      if (knot(j)[KIND] == 1) sine(flip(knot(j)).v[0], sines[j], cosines[j]);
+      if (knot(j)[KIND] == 1) sine(angle_of(knot(j)), sines[place_of(j)], cosines[place_of(j)]);
+  }
+  static L place_of(L j) { return BACK ? j : j % AHEAD; }
+  V angle_of(const L* k) const {
+    if constexpr (BACK || D > 1) return flip(k).v[0];
+    const V x = block.row(FLIP, k[ROW]);
+    return block.has(B1) ? x * block.values[B1][0].v[0] : x;
   }
   INLINE void find_coefs(L j, Coefs& c) {
     const L* k = knot(j);
@@ -62,8 +69,8 @@ struct Knots : Waits {
                                        : number(-1);
       return;
     }
-    c.w = flip(k);
-    const V cosine = cosines[j], sin = sines[j];
+    if constexpr (D > 1) c.w = flip(k);
+    const V cosine = cosines[place_of(j)], sin = sines[place_of(j)];
     find_turn(k, c);
     const V half = OWN && PARTS == 1 ? c.M[0].re.v[0] : all(1);
     const V U = OWN ? c.U[0].v[0] : all(1);
@@ -123,14 +130,14 @@ struct Knots : Waits {
       unfind_pulse(j, b);
     else if (k[KIND] == 2 && block.has(EFFICIENCY))
       block.bars[EFFICIENCY][efficiency_row(k)] -= b.pass;
-    if constexpr (OWN) b.U[0].v[0] = b.U[0].v[0] * coefs_of(j).U[0].v[0];
+    if constexpr (OWN) b.U[0].v[0] = b.U[0].v[0] * coefs[j - start].U[0].v[0];
     for (int i = 0; i < N * N; ++i) bars.relax[k[WAIT] * N * N + i] += b.U[i];
     for (int i = 0; i < N && k[REGROW]; ++i)
       bars.grown[k[WAIT] * N + i] += b.grown[i];
   }
   void unfind_pulse(L j, Coefs& b) {
     const L* k = knot(j);
-    const Coefs& c = coefs_of(j);
+    const Coefs& c = coefs[j - start];
     const V &cosine = cosines[j], &sin = sines[j];
     const V half = OWN && PARTS == 1 ? c.M[0].re.v[0] : all(1);
     const V U = OWN ? c.U[0].v[0] : all(1);

@@ -23,35 +23,42 @@ constexpr int BYTES = 32;
 #else
 constexpr int BYTES = 16;
 #endif
-typedef R V __attribute__((vector_size(BYTES)));
+typedef R Word __attribute__((vector_size(BYTES)));  // what the processor works on at once
 typedef Whole I __attribute__((vector_size(BYTES)));
-constexpr int W = BYTES / sizeof(R);
-constexpr int D = 1 + TANGENTS;
+constexpr int HALF = BYTES / sizeof(R), D = 1 + TANGENTS;
 #define INLINE inline __attribute__((always_inline))
+#define LIGHT (OWN && PARTS == 1 && TANGENTS == 0)  // three numbers an order
 
-INLINE V all(R x) { return V{} + x; }
-INLINE V load(const R* p) { V x; std::memcpy(&x, p, sizeof x); return x; }
-INLINE void store(R* p, V x) { std::memcpy(p, &x, sizeof x); }
-INLINE V chosen(I m, V a, V b) { return (V)(((I)a & m) | ((I)b & ~m)); }
-// lanes of two vectors in turn, W / 2 of each
+INLINE Word word(R x) { return Word{} + x; }
+INLINE Word load(const R* p) { Word x; std::memcpy(&x, p, sizeof x); return x; }
+INLINE void store(R* p, Word x) { std::memcpy(p, &x, sizeof x); }
+INLINE Word chosen(I m, Word a, Word b) { return (Word)(((I)a & m) | ((I)b & ~m)); }
+// lanes of two words in turn, HALF / 2 of each
 template <int from, int... l>
-INLINE V woven(V a, V b, std::integer_sequence<int, l...>) {
-  return V{(l & 1 ? b[from + l / 2] : a[from + l / 2])...};
+INLINE Word woven(Word a, Word b, std::integer_sequence<int, l...>) {
+  return Word{(l & 1 ? b[from + l / 2] : a[from + l / 2])...};
 }
-template <int from> INLINE V woven(V a, V b) {
-  return woven<from>(a, b, std::make_integer_sequence<int, W>());
+template <int from> INLINE Word woven(Word a, Word b) {
+  return woven<from>(a, b, std::make_integer_sequence<int, HALF>());
 }
-// every other lane of two vectors
+// every other lane of two words
 template <int from, int... l>
-INLINE V picked(V a, V b, std::integer_sequence<int, l...>) {
-  return V{(2 * l < W ? a[(2 * l + from) % W] : b[(2 * l + from) % W])...};
+INLINE Word picked(Word a, Word b, std::integer_sequence<int, l...>) {
+  return Word{(2 * l < HALF ? a[(2 * l + from) % HALF] : b[(2 * l + from) % HALF])...};
 }
-template <int from> INLINE V picked(V a, V b) {
-  return picked<from>(a, b, std::make_integer_sequence<int, W>());
+template <int from> INLINE Word picked(Word a, Word b) {
+  return picked<from>(a, b, std::make_integer_sequence<int, HALF>());
+}
+INLINE void store_pairs(R* p, Word re, Word im) {
+  store(p, woven<0>(re, im)), store(p + HALF, woven<HALF / 2>(re, im));
+}
+INLINE void load_pairs(const R* p, Word& re, Word& im) {
+  const Word x = load(p), y = load(p + HALF);
+  re = picked<0>(x, y), im = picked<1>(x, y);
 }
 INLINE bool any(I m) {
   Whole some = 0;
-  for (int l = 0; l < W; ++l) some |= m[l];
+  for (int l = 0; l < HALF; ++l) some |= m[l];
   return some != 0;
 }
 
@@ -71,75 +78,129 @@ constexpr int MANTISSA = 23;
 #endif
 
 // sin and cos by Cody & Waite's reduction to |r| <= pi/4 and Taylor-like polynomials
-static INLINE void sine(V x, V& s, V& c) {
-  const V shifted = x * R(0.6366197723675814) + MAGIC, q = shifted - MAGIC;
+INLINE void near_sine(Word x, Word& s, Word& c) {
+  const Word shifted = x * R(0.6366197723675814) + MAGIC, q = shifted - MAGIC;
   const I n = (I)shifted;
-  V r = x - q * PI_2[0];
+  Word r = x - q * PI_2[0];
   r = r - q * PI_2[1];
   r = r - q * PI_2[2];
-  const V z = r * r;
+  const Word z = r * r;
 #ifdef DOUBLE
-  V a = all(1.58969099521155010221e-10);
+  Word a = word(1.58969099521155010221e-10);
   a = a * z - 2.50507602534068634195e-08; a = a * z + 2.75573137070700676789e-06;
   a = a * z - 1.98412698298579493134e-04; a = a * z + 8.33333333332248946124e-03;
   a = a * z - 1.66666666666666324348e-01;
-  V b = all(-1.13596475577881948265e-11);
+  Word b = word(-1.13596475577881948265e-11);
   b = b * z + 2.08757232129817482790e-09; b = b * z - 2.75573143513906633035e-07;
   b = b * z + 2.48015872894767294178e-05; b = b * z - 1.38888888888741095749e-03;
   b = b * z + 4.16666666666666019037e-02;
 #else
-  V a = all(-1.9515295891e-4f);
+  Word a = word(-1.9515295891e-4f);
   a = a * z + 8.3321608736e-3f; a = a * z - 1.6666654611e-1f;
-  V b = all(2.443315711809948e-5f);
+  Word b = word(2.443315711809948e-5f);
   b = b * z - 1.388731625493765e-3f; b = b * z + 4.166664568298827e-2f;
 #endif
-  const V sr = r + r * (z * a), cr = 1 - z * R(0.5) + z * (z * b);
-  const I odd = -(n & 1), minus_s = (n & 2) << (8 * sizeof(R) - 2);
-  const I minus_c = ((n + 1) & 2) << (8 * sizeof(R) - 2);
-  s = (V)((I)chosen(odd, cr, sr) ^ minus_s);
-  c = (V)((I)chosen(odd, sr, cr) ^ minus_c);
-  const I large = ~((x < FAR_AWAY) & (x > -FAR_AWAY));
-  if (__builtin_expect(any(large), 0))
-    for (int l = 0; l < W; ++l)
-      if (large[l]) { s[l] = std::sin(x[l]); c[l] = std::cos(x[l]); }
+  const Word sr = r + r * (z * a), cr = 1 + z * (z * b - R(0.5));
+  constexpr int top = 8 * sizeof(R) - 1;
+  const I odd = n << top, one = {}, sign = (one + 1) << top;
+  const I minus_s = (n << (top - 1)) & sign, minus_c = ((n + 1) << (top - 1)) & sign;
+  s = (Word)((I)(odd < 0 ? cr : sr) ^ minus_s);
+  c = (Word)((I)(odd < 0 ? sr : cr) ^ minus_c);
+}
+INLINE I far(Word x) { return ~((x < FAR_AWAY) & (x > -FAR_AWAY)); }
+INLINE void far_sine(I where, Word x, Word& s, Word& c) {
+  for (int l = 0; l < HALF; ++l)
+    if (where[l]) { s[l] = std::sin(x[l]); c[l] = std::cos(x[l]); }
 }
 
-INLINE V exponential(V x) {
-  const V low = chosen(x < EXP_LOW, all(EXP_LOW), x);
-  const V y = chosen(low > EXP_HIGH, all(EXP_HIGH), low);
-  const V shifted = y * R(1.4426950408889634) + MAGIC, q = shifted - MAGIC;
-  V r = y - q * LN_2[0];
+INLINE Word exponential(Word x) {
+  const Word low = chosen(x < EXP_LOW, word(EXP_LOW), x);
+  const Word y = chosen(low > EXP_HIGH, word(EXP_HIGH), low);
+  const Word shifted = y * R(1.4426950408889634) + MAGIC, q = shifted - MAGIC;
+  Word r = y - q * LN_2[0];
   r = r - q * LN_2[1];
 #ifdef DOUBLE
-  V p = all(1.0 / 6227020800.0);
+  Word p = word(1.0 / 6227020800.0);
   p = p * r + 1.0 / 479001600; p = p * r + 1.0 / 39916800; p = p * r + 1.0 / 3628800;
   p = p * r + 1.0 / 362880; p = p * r + 1.0 / 40320; p = p * r + 1.0 / 5040;
   p = p * r + 1.0 / 720; p = p * r + 1.0 / 120; p = p * r + 1.0 / 24;
 #else
-  V p = all(1.0f / 5040);
+  Word p = word(1.0f / 5040);
   p = p * r + 1.0f / 720; p = p * r + 1.0f / 120; p = p * r + 1.0f / 24;
 #endif
   p = p * r + R(1.0 / 6); p = p * r + R(0.5);
   p = 1 + (r + r * r * p);
-  const V made = (V)((I)p + ((I)shifted << MANTISSA));
-  const V some = chosen(x < EXP_LOW, all(0), made);
-  return chosen(x > EXP_HIGH, all(R(INFINITY)), some);
+  const Word made = (Word)((I)p + ((I)shifted << MANTISSA));
+  const Word some = chosen(x < EXP_LOW, word(0), made);
+  return chosen(x > EXP_HIGH, word(R(INFINITY)), some);
 }
 
-INLINE V exponential_less_one(V x) {
-  const V y = chosen((x < R(0.35)) & (x > R(-0.35)), x, all(0));
+INLINE Word exponential_less_one(Word x) {
+  const Word y = chosen((x < R(0.35)) & (x > R(-0.35)), x, word(0));
 #ifdef DOUBLE
-  V p = all(1.0 / 1307674368000.0);
+  Word p = word(1.0 / 1307674368000.0);
   p = p * y + 1.0 / 87178291200.0; p = p * y + 1.0 / 6227020800.0;
   p = p * y + 1.0 / 479001600; p = p * y + 1.0 / 39916800; p = p * y + 1.0 / 3628800;
   p = p * y + 1.0 / 362880; p = p * y + 1.0 / 40320;
 #else
-  V p = all(1.0f / 40320);
+  Word p = word(1.0f / 40320);
 #endif
   p = p * y + R(1.0 / 5040); p = p * y + R(1.0 / 720); p = p * y + R(1.0 / 120);
   p = p * y + R(1.0 / 24); p = p * y + R(1.0 / 6); p = p * y + R(0.5);
   return chosen((x < R(0.35)) & (x > R(-0.35)), y + y * y * p, exponential(x) - 1);
 }
+
+// The lanes of a block: where a walk's numbers are few and words are short, two words, for
+// which a knot is looked up once.
+#if LIGHT && !BACK && !defined(__AVX512F__)
+struct V {
+  Word a, b;
+  V() = default;
+  INLINE V(Word a, Word b) : a(a), b(b) {}
+  INLINE V(const V& o) : a(o.a), b(o.b) {}  // not as a block of bytes
+  INLINE V& operator=(const V& o) {
+    a = o.a, b = o.b;
+    return *this;
+  }
+};
+#define PAIRWISE(op) \
+  INLINE V operator op(const V& x, const V& y) { return {x.a op y.a, x.b op y.b}; } \
+  INLINE V operator op(const V& x, R y) { return {x.a op y, x.b op y}; } \
+  INLINE V operator op(R x, const V& y) { return {x op y.a, x op y.b}; }
+PAIRWISE(+) PAIRWISE(-) PAIRWISE(*) PAIRWISE(/)
+INLINE V operator-(const V& x) { return {-x.a, -x.b}; }
+INLINE void operator+=(V& x, const V& y) { x.a += y.a, x.b += y.b; }
+INLINE void operator-=(V& x, const V& y) { x.a -= y.a, x.b -= y.b; }
+INLINE V both(const R* p) { return {load(p), load(p + HALF)}; }
+INLINE void store(R* p, const V& x) { store(p, x.a), store(p + HALF, x.b); }
+INLINE void store_pairs(R* p, const V& re, const V& im) {
+  store_pairs(p, re.a, im.a), store_pairs(p + 2 * HALF, re.b, im.b);
+}
+INLINE void load_pairs(const R* p, V& re, V& im) {
+  load_pairs(p, re.a, im.a), load_pairs(p + 2 * HALF, re.b, im.b);
+}
+INLINE V all(R x) { return {word(x), word(x)}; }
+INLINE void sine(const V& x, V& s, V& c) {
+  near_sine(x.a, s.a, c.a), near_sine(x.b, s.b, c.b);
+  const I a = far(x.a), b = far(x.b);
+  if (__builtin_expect(any(a | b), 0)) far_sine(a, x.a, s.a, c.a), far_sine(b, x.b, s.b, c.b);
+}
+INLINE V exponential(const V& x) { return {exponential(x.a), exponential(x.b)}; }
+INLINE V exponential_less_one(const V& x) {
+  return {exponential_less_one(x.a), exponential_less_one(x.b)};
+}
+#else
+typedef Word V;
+INLINE V both(const R* p) { return load(p); }
+INLINE V all(R x) { return word(x); }
+INLINE void sine(V x, V& s, V& c) {
+  near_sine(x, s, c);
+  const I a = far(x);
+  if (__builtin_expect(any(a), 0)) far_sine(a, x, s, c);
+}
+#endif
+constexpr int W = sizeof(V) / sizeof(R);
+INLINE R& lane(V& x, int l) { return ((R*)&x)[l]; }
 
 struct S {
   V v[D];

@@ -49,7 +49,8 @@ struct Readings : Knots {
 #endif
   }
   // A store that waits for memory holds up all those after it, to states in the caches.
-  void expect(L j) const {
+  // Inline: compilers leave out calls that do nothing but fetch.
+  INLINE void expect(L j) const {
     const Array *value = block.arrays[SIGNAL][VALUE], *moved = block.arrays[SIGNAL][TANGENT];
     if (value) block.expect(value, 0, j);
     for (L k = 0; moved && k < call.tangents + call.late; ++k)
