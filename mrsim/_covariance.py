@@ -59,7 +59,7 @@ def logdet(information: Tensor) -> Tensor:
     tensor(6.)
     """
     dtype, information = information.dtype, information.double()
-    f = _regular(information, torch.finfo(dtype).eps)
+    f = regular(information, torch.finfo(dtype).eps)
     root = torch.linalg.cholesky_ex(information * f.unit + f.shift)[0].diagonal()
     value = 2 * root.log().sum() - f.unit.diagonal().log().sum()
     return torch.where((f.absent | f.coupled).any(), -math.inf, value).to(dtype)
@@ -83,7 +83,7 @@ def invert(information: Tensor, eps: float) -> Bound:
     Returns:
         The covariance and which parameters have none.
     """
-    f = _regular(information, eps)
+    f = regular(information, eps)
     inverse = torch.linalg.inv_ex(information * f.unit + f.shift)[0]
     return Bound(inverse * f.scale + f.blank, f.absent, f.coupled)
 
@@ -99,7 +99,7 @@ class _Regular(NamedTuple):
     coupled: Tensor
 
 
-def _regular(information: Tensor, eps: float) -> _Regular:
+def regular(information: Tensor, eps: float) -> _Regular:
     """Return what gives a Fisher matrix the unit diagonal and takes its null space.
 
     With P the projector on the null space of the scaled matrix R, R + P is invertible,
@@ -114,17 +114,22 @@ def _regular(information: Tensor, eps: float) -> _Regular:
     return _Regular(*_levels.apply(_CONSTANTS, eps, information.detach()))
 
 
+def tolerance(eps: float, size: int) -> float:
+    """Return what a regular matrix of unit diagonal has as its least eigenvalue."""
+    return _ROUNDING * eps * size
+
+
 def _analysed(eps: float, information: Tensor) -> tuple[Tensor, ...]:
     """Analyse matrices (…, p, p) that no transform follows."""
     size = information.shape[-1]
     eye = torch.eye(size, dtype=information.dtype, device=information.device)
-    tolerance = _ROUNDING * eps * size
+    least = tolerance(eps, size)
     diagonal = information.diagonal(dim1=-2, dim2=-1)
     root = diagonal.rsqrt()
     unit = root.unsqueeze(-1) * root.unsqueeze(-2)
     scaled = information * unit
-    if not concrete(information) or not _regular_already(scaled - tolerance * eye):
-        return _singular(information, eye, tolerance)
+    if not concrete(information) or not _regular_already(scaled - least * eye):
+        return _singular(information, eye, least)
     none = diagonal < 0
     nought = torch.zeros_like(information)
     return unit, nought, unit.clone(), nought.clone(), none, none.clone()

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mrsim._bound import Rule, bound, information, variances
 from mrsim._check import concrete
-from mrsim._covariance import Bound, invert
-from mrsim._gram import gram, noise
+from mrsim._covariance import Bound
 from mrsim.transform import flattened, forward_rows, promoted
 from mrsim.tree import get, metadata, names as field_names, only
 
@@ -63,7 +63,7 @@ def fisher(
     def run(*args: Any) -> Tensor:
         wanted, others = _wanted(unknowns, nuisance, args)
         found = _measure(f, (*wanted, *others), sigma, weights, prior or {}, args)
-        return found.matrix.to(found.dtype)
+        return information(found.rule, *found.inputs).to(found.rule.dtype)
 
     return run
 
@@ -106,15 +106,13 @@ def crlb(
     def run(*args: Any) -> Any:
         wanted, others = _wanted(unknowns, nuisance, args)
         found = _measure(f, (*wanted, *others), sigma, weights, prior or {}, args)
-        bound = invert(found.matrix, torch.finfo(found.dtype).eps)
-        if concrete(bound.matrix):
-            _warn(_labels((*wanted, *others), found.shapes), bound)
-        sizes = [shape.numel() for shape in found.shapes]
-        variances = bound.matrix.diagonal().to(found.dtype).split(sizes)
+        each = variances(found.rule, *found.inputs)
+        if concrete(each[0]) and any(bool(x.isinf().any()) for x in each):
+            labels = _labels((*wanted, *others), found.rule.shapes)
+            _warn(labels, bound(found.rule, *found.inputs))
         made: dict[int, dict[str, Tensor]] = {i: {} for i in sorted(found.owners)}
-        rows = zip(wanted, found.owners, variances, found.shapes, strict=False)
-        for name, i, variance, shape in rows:
-            made[i][name] = variance.reshape(shape)
+        for name, i, variance in zip(wanted, found.owners, each, strict=False):
+            made[i][name] = variance
         records = tuple(
             only(found.args[i], has, has.__getitem__) for i, has in made.items() if has
         )
@@ -186,11 +184,10 @@ def _each(cost: Callable[..., Tensor], batch: Any, rest: tuple[Any, ...]) -> Ten
 
 
 class _Found(NamedTuple):
-    matrix: Tensor  # (p, p) Fisher information, in double precision
-    dtype: torch.dtype  # real dtype of the model
+    rule: Rule
+    inputs: tuple[Tensor, ...]  # the Jacobian's rows and all that bounds them
     args: list[Any]  # the arguments, named fields promoted
     owners: list[int]  # which argument holds each name
-    shapes: list[torch.Size]  # shape of each named field
 
 
 def _wanted(
@@ -225,16 +222,16 @@ def _measure(
     w = _spread("sigma", sigma, value) ** -2
     if weights is not None:
         w = w * _spread("weights", weights, value)
-    raw = gram(rows.flatten(1), w)
     named = list(zip(owners, wanted, strict=True))
     values = [get(given[i], n) for i, n in named]
-    floors = tuple(_floor(given[i], n) for i, n in named)
-    # the value becomes 0; its derivatives stay, since they need not vanish with it
-    matrix = raw - noise(floors, raw, value, w, values)
-    if prior:
-        matrix = matrix + _prior(prior, wanted, values)
-    shapes = [x.shape for x in values]
-    return _Found(matrix, value.real.dtype, given, owners, shapes)
+    more = (_prior(prior, wanted, values),) if prior else ()
+    rule = Rule(
+        floors=tuple(_floor(given[i], n) for i, n in named),
+        shapes=tuple(x.shape for x in values),
+        dtype=value.real.dtype,
+        prior=bool(prior),
+    )
+    return _Found(rule, (rows, value, w, *values, *more), given, owners)
 
 
 def _spread(name: str, x: float | Tensor, like: Tensor) -> Tensor:

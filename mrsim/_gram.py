@@ -32,6 +32,20 @@ def gram(rows: Tensor, weights: Tensor) -> Tensor:
     return _levels.apply(_GRAM, "value", rows, weights)
 
 
+def rows_back(rows: Tensor, weights: Tensor, bar: Tensor) -> Tensor:
+    """Return the cotangent of `gram`'s rows from that of its result.
+
+    Args:
+        rows: as in `gram`.
+        weights: as in `gram`.
+        bar: (p, p), float64.
+
+    Returns:
+        Σⱼ (Gᵢⱼ + Gⱼᵢ) w Jⱼ, (p, sample).
+    """
+    return _levels.apply(_GRAM, "rows", rows, weights, bar)
+
+
 def _parts(rows: Tensor) -> Tensor:
     """Return real and imaginary part on a last axis, in double precision."""
     bare = rows.resolve_conj()
@@ -39,7 +53,7 @@ def _parts(rows: Tensor) -> Tensor:
     return real.double()
 
 
-def _products(rows: Tensor, weights: Tensor) -> Tensor:
+def products(rows: Tensor, weights: Tensor) -> Tensor:
     """Return F of rows (p, sample, *batch) and weights (sample or 1, *batch)."""
     x, shared = _parts(rows), weights.shape[0] == 1
     y = x if shared else x * weights.unsqueeze(-1)
@@ -54,8 +68,8 @@ def _products(rows: Tensor, weights: Tensor) -> Tensor:
     return made * weights[0] if shared else made
 
 
-def _rows_back(rows: Tensor, weights: Tensor, bar: Tensor) -> Tensor:
-    """Return the cotangent of the rows: Σⱼ (Gᵢⱼ + Gⱼᵢ) w Jⱼ."""
+def turned_back(rows: Tensor, weights: Tensor, bar: Tensor) -> Tensor:
+    """Return the cotangent of rows (p, sample, *batch) from one (p, p, *batch)."""
     x, both = _parts(rows), bar + bar.transpose(0, 1)
     if weights.shape[0] == 1:
         y, both = x, both * weights[0]
@@ -78,7 +92,7 @@ def _mixed(shares: Tensor, y: Tensor) -> Tensor:
     return total
 
 
-_REFERENCE = _remat.Segment(_products, 2, trailing=True)
+_REFERENCE = _remat.Segment(products, 2, trailing=True)
 
 
 def _segment(rule: str) -> _remat.Segment:
@@ -86,7 +100,7 @@ def _segment(rule: str) -> _remat.Segment:
 
 
 def _value(rule: str, *inputs: Tensor) -> Any:
-    f = _products if rule == "value" else _rows_back
+    f = products if rule == "value" else turned_back
     rows = inputs[0]
     size = max(x.shape[-1] for x in inputs) if rows.ndim > 2 else 1
     step = max(1, _BLOCK // max(1, rows.numel() // rows.shape[-1])) if size > 1 else 1
@@ -117,7 +131,7 @@ def _pull(
     if wanted[1]:
         whole = _remat._cotangent(_REFERENCE, (0, 1), 2)
         return _remat.apply(whole, *inputs, *bars)
-    return _levels.apply(_GRAM, "rows", *inputs, *bars), None
+    return rows_back(*inputs, *bars), None
 
 
 def _mapped(
@@ -163,10 +177,15 @@ def noise(
     return _levels.apply(_SILENT, floors, *still, *sizes)
 
 
+def rounding(dtype: torch.dtype, samples: int) -> float:
+    """Return the largest norm, relative to that of the signal, of mere rounding."""
+    return _ROUNDING * torch.finfo(dtype).eps * math.sqrt(samples)
+
+
 def _silent(floors: tuple[float, ...], *inputs: Tensor) -> Tensor:
     """Find it in inputs with batch axes first, which no transform follows."""
     raw, value, w, *fields = inputs
-    error = _ROUNDING * torch.finfo(value.dtype).eps * math.sqrt(value.shape[-1])
+    error = rounding(value.dtype, value.shape[-1])
     real = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
     power = real.double().square()
     power = power.sum(-1) if value.is_complex() else power

@@ -8,6 +8,7 @@ torch would show it.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 Dims = Sequence[int | None]
+_dual = partial(torch._VF._make_dual, level=0)  # pyright: ignore
+_undual = partial(torch._VF._unpack_dual, level=0)  # pyright: ignore
 
 
 class Family(NamedTuple):
@@ -123,25 +126,31 @@ def _apart(dual: Tensor, level: int | None) -> tuple[Tensor, Tensor]:
 
 
 def vmap(
-    f: Callable[..., Sequence[Tensor]], rows: Sequence[Tensor], chunk: int | None = None
-) -> Sequence[Tensor]:
+    f: Callable[..., tuple[Sequence[Tensor], Sequence[Tensor]]],
+    rows: Sequence[Tensor],
+    chunk: int | None = None,
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """Return `torch.func.vmap` over first axes, without its trees if not in chunks.
 
     Args:
-        f: a function of tensors; a sequence of tensors out.
+        f: a function of tensors; a pair of sequences of tensors out, the first of them
+            the same for all rows.
         rows: its arguments, all with the axis first.
         chunk: how many rows travel at once; all by default.
 
     Returns:
-        The results, with the axis first.
+        The results, the second ones with the axis first.
     """
     if torch.compiler.is_compiling() or chunk is not None or not _STEPS:
-        return torch.func.vmap(f, chunk_size=chunk)(*rows)
+        same, each = torch.func.vmap(f, chunk_size=chunk)(*rows)
+        return [y[0] for y in same], each
     lazy_load_decompositions()
     size = len(rows[0])
     with vmap_increment_nesting(size, "error") as level:
-        made = f(*(functorch._add_batch_dim(x, 0, level) for x in rows))
-        return [functorch._remove_batch_dim(y, level, size, 0) for y in made]
+        same, each = f(*(functorch._add_batch_dim(x, 0, level) for x in rows))
+        bare = [functorch._unwrap_batched(y, level) for y in same]
+        made = [functorch._remove_batch_dim(y, level, size, 0) for y in each]
+    return [y if d is None else y.select(d, 0) for y, d in bare], made
 
 
 def no_derivative(*_: Any) -> Any:
@@ -187,14 +196,6 @@ def _duals(values: Any, moves: Any) -> Any:
     if isinstance(values, Tensor):
         return _dual(values, moves)
     return tuple(_dual(y, t) for y, t in zip(values, moves, strict=True))
-
-
-def _dual(value: Tensor, move: Tensor) -> Tensor:
-    return torch._VF._make_dual(value, move, level=0)  # pyright: ignore
-
-
-def _undual(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    return torch._VF._unpack_dual(x, level=0)  # pyright: ignore
 
 
 def _both(
@@ -319,7 +320,8 @@ class _Node(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *moves: Any) -> Any:
-        return ctx.family.push(ctx.rule, ctx.saved_tensors, moves[2:])
+        inputs = [_undual(x)[0] for x in ctx.saved_tensors]  # not to be followed again
+        return ctx.family.push(ctx.rule, inputs, moves[2:])
 
     @staticmethod
     def vmap(info: Any, dims: Any, family: Family, rule: Any, *inputs: Tensor) -> Any:

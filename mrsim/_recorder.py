@@ -44,7 +44,7 @@ def opaque(f: Callable[..., Any], static: Any, *tensors: Tensor) -> Any:
     """
     if torch._C._len_torch_dispatch_stack():
         mode = _get_current_dispatch_mode()
-        if isinstance(mode, Recorder):
+        if isinstance(mode, Recorder) and not mode.paused:
             return mode.call(f, static, tensors)
     return f(static, *tensors)
 

@@ -224,11 +224,11 @@ def _primals(
     def flat(*xs: Tensor) -> list[Tensor]:
         out, spec = tree_flatten(chosen(*xs))
         tree[:] = [spec]
-        other = next((y for y in out if not isinstance(y, Tensor)), None)
-        if other is not None or not out:
+        other = [type(y).__name__ for y in out if not isinstance(y, Tensor)]
+        if other or not out:
             raise TypeError(
                 f"jac: the function must return tensors, got"
-                f" {type(other).__name__ if out else 'nothing'}; return what is"
+                f" {other[0] if other else 'nothing'}; return what is"
                 f" differentiated alone"
             )
         return out
@@ -265,18 +265,17 @@ def forward_rows(
     flat, primals, at, tree = _primals(f, leaves)
     still = {k: torch.zeros_like(leaves[k]) for k in at if k not in where}
 
-    def push(*parts: Tensor) -> list[Tensor]:
+    def push(*parts: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         moves = still | dict(zip(where, parts, strict=True))
         values, pushed = _levels.jvp(flat, primals, [moves[k] for k in at])
-        return [*values, *map(_as, values, pushed)]
+        return values, list(map(_as, values, pushed))
 
     # jvp copies tangents that do not start where their memory does
     pairs = zip(where, eye.split(sizes, 1), strict=True)
     rows = [x.clone().reshape(len(eye), *leaves[k].shape) for k, x in pairs]
     made = _levels.vmap(push, rows, chunk)
-    n = len(made) // 2
-    values = tree_unflatten([y[0] for y in made[:n]], tree[0])
-    return values, tree_unflatten(list(made[n:]), tree[0])
+    values, pushed = (tree_unflatten(list(y), tree[0]) for y in made)
+    return values, pushed
 
 
 def _forward(
@@ -336,4 +335,4 @@ def _as_output(g: Tensor, value: Tensor) -> Tensor:
     if not value.is_complex():
         return g.reshape((*value.shape, *field))
     pair = g.reshape((*value.shape, 2, *field)).movedim(value.ndim, -1)
-    return torch.view_as_complex(pair.contiguous())
+    return torch.complex(*pair.unbind(-1))  # torch 2.6 views no pair of odd strides

@@ -261,13 +261,14 @@ def test_an_error_inside_leaves_no_level() -> None:
 def test_maps_over_rows() -> None:
     rows = [torch.stack([X, Y, X + Y]), torch.stack([Y, Y, X])]
 
-    def f(x: Tensor, y: Tensor) -> list[Tensor]:
-        return [ours(x, y), X * 2]
+    def f(x: Tensor, y: Tensor) -> Any:
+        return [X * 2], [ours(x, y), X * 2]
 
-    wanted = vmap(lambda x, y: tuple(f(x, y)))(*rows)
-    for made in (_levels.vmap(f, rows), _levels.vmap(f, rows, 2)):
-        torch.testing.assert_close(tuple(made), wanted, rtol=1e-14, atol=0)
-    slopes = jacfwd(lambda r: _levels.vmap(f, [r, rows[1]])[0])(rows[0])
+    wanted = vmap(lambda x, y: tuple(f(x, y)[1]))(*rows)
+    for same, each in (_levels.vmap(f, rows), _levels.vmap(f, rows, 2)):
+        torch.testing.assert_close(tuple(each), wanted, rtol=1e-14, atol=0)
+        assert same[0].equal(X * 2)
+    slopes = jacfwd(lambda r: _levels.vmap(f, [r, rows[1]])[1][0])(rows[0])
     torch.testing.assert_close(
         slopes, jacfwd(lambda r: vmap(ours)(r, rows[1]))(rows[0]), rtol=1e-14, atol=0
     )

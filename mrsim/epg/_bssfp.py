@@ -7,10 +7,10 @@ from torch import Tensor
 
 from mrsim._check import check_floats, check_shapes
 from mrsim.epg._checks import check_closed, check_sequence
+from mrsim.epg._inverted import PULSES, after_inversion
 from mrsim.epg._playing import averaged
-from mrsim.epg._preparations import inversion
 from mrsim.epg._readouts import gre_readout
-from mrsim.epg.blocks import Train, attach, concat
+from mrsim.epg.blocks import Train, attach
 from mrsim.epg.program import Program
 from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record
@@ -77,15 +77,11 @@ def bssfp_program(seq: BSSFP) -> Program:
     >>> epg.run(Tissue(T1=1.0, T2=0.1), epg.bssfp_program(train)).imag
     tensor([-0.5507, -0.0226, -0.5248])
     """
-    each = dict.fromkeys(("TR", "TE"), "pulse?")
-    shapes = {"flip": "pulse", "phase": "pulse", **each, "profile": "position"}
-    check_sequence("epg.bssfp", seq, **shapes)
+    check_sequence("epg.bssfp", seq, **PULSES)
     TE = seq.TR / 2 if seq.TE is None else seq.TE
     plain = seq.phase is None
     made = gre_readout(seq.flip, seq.TR, TE, phase=seq.phase, alternate=plain, shift=0)
-    if seq.TI is not None:
-        made = concat(inversion(seq.TI, seq.efficiency), made)
-    return attach("epg.bssfp", made, seq)
+    return attach("epg.bssfp", after_inversion(seq, made), seq)
 
 
 def bssfp_steady(tissue: Tissue, seq: BSSFP) -> Tensor:

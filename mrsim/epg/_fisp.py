@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from mrsim.epg._checks import check_sequence
+from mrsim.epg._inverted import PULSES, after_inversion
 from mrsim.epg._playing import averaged
-from mrsim.epg._preparations import inversion
 from mrsim.epg._readouts import gre_readout
-from mrsim.epg.blocks import Train, attach, concat
+from mrsim.epg.blocks import Train, attach
 from mrsim.epg.program import Program
 from mrsim.tissue import Tissue
 from mrsim.tree import neutral, record, replace, static
@@ -76,10 +76,7 @@ def fisp_program(seq: FISP) -> Program:
     >>> epg.run(Tissue(T1=1.0, T2=0.1), epg.fisp_program(seq)).imag
     tensor([0.1908, 0.1824, 0.1728])
     """
-    each = dict.fromkeys(("TR", "TE"), "pulse?")
-    shapes = {"flip": "pulse", "phase": "pulse", **each, "profile": "position"}
-    check_sequence("epg.fisp", seq, **shapes)
-    made = gre_readout(seq.flip, seq.TR, seq.TE, phase=seq.phase)
-    if seq.TI is not None:
-        made = concat(inversion(seq.TI, seq.efficiency), made)
-    return replace(attach("epg.fisp", made, seq), states=seq.states)
+    check_sequence("epg.fisp", seq, **PULSES)
+    train = gre_readout(seq.flip, seq.TR, seq.TE, phase=seq.phase)
+    made = attach("epg.fisp", after_inversion(seq, train), seq)
+    return replace(made, states=seq.states)

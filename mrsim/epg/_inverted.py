@@ -10,6 +10,30 @@ from mrsim.epg._readouts import gre_readout
 from mrsim.epg.blocks import attach, concat, wait
 from mrsim.epg.program import Program
 
+PULSES = {
+    "flip": "pulse",
+    "phase": "pulse",
+    "TR": "pulse?",
+    "TE": "pulse?",
+    "profile": "position",
+}
+"""Shapes of a train whose every pulse may have times and a phase of its own."""
+
+
+def after_inversion(seq: Any, train: Program) -> Program:
+    """Put the inversion of a sequence before its train, if it has one.
+
+    Args:
+        seq: a sequence with ``TI`` and ``efficiency``.
+        train: what follows.
+
+    Returns:
+        Its events.
+    """
+    if seq.TI is None:
+        return train
+    return concat(inversion(seq.TI, seq.efficiency), train)
+
 
 def inverted_train(
     where: str, seq: Any, flip: Tensor, TE: Tensor | None, before: Tensor, late: str

@@ -9,6 +9,7 @@ from mrsim.epg.blocks import rows
 from mrsim.epg.program import Event, Program
 
 Number = Tensor | float
+_INVERSION = (Event(invert=True),)
 _SIGNS = {  # of the composite pulses (Levitt, Freeman & Frenkiel 1982)
     4: "++--",
     8: "++---++-",
@@ -45,8 +46,7 @@ def inversion(
     given = {"saturation": saturation, "power": power, "offset": offset}
     given = {n: [x] for n, x in given.items() if x is not None}
     share = None if efficiency is None else [efficiency]
-    layout = (Event(invert=True),)
-    return rows(layout, None, flip=[0.0], duration=[TI], efficiency=share, **given)
+    return rows(_INVERSION, None, flip=[0.0], duration=[TI], efficiency=share, **given)
 
 
 def saturation(delay: Number, flip: Number = math.pi / 2) -> Program:

@@ -64,7 +64,7 @@ def gre_readout(
         phase=turns,
         demod=turns,
         layout=_gre(pulses, echoes, alternate, shift, spoil, kept),
-        clock=tuple(range(echoes + 1)) * pulses if shared else None,
+        clock=_cycles(tuple(range(echoes + 1)), pulses) if shared else None,
     )
 
 
@@ -76,6 +76,11 @@ def _tensors(
     if not isinstance(flip, Tensor):
         flip = torch.stack([tensor(x, like) for x in flip])
     return (flip, *(tensor(x, like) for x in times))
+
+
+@lru_cache
+def _cycles(classes: tuple[int, ...], count: int) -> tuple[int, ...]:
+    return classes * count
 
 
 @lru_cache
@@ -121,22 +126,24 @@ def fse_readout(
     >>> len(epg.fse_readout([3.1, 3.1], esp=0.01).layout)
     4
     """
-    right = math.pi / 2 if excitation is None else excitation
-    flip, esp, right = _tensors(flip, esp, right)
+    first = math.pi / 2 if excitation is None else excitation
+    given = (first,) if isinstance(first, Tensor) else ()
+    flip, esp, *_ = _tensors(flip, esp, *given)
     echoes = flip.shape[0]
     return Program(
-        flip=_spaced(right, flip),
+        flip=_spaced(first, flip),
         duration=scaled(esp, 0.5).expand(2 * echoes),
-        phase=None if phase is None else _spaced(torch.zeros_like(right), phase),
+        phase=None if phase is None else _spaced(0.0, phase),
         layout=_fse(echoes, spoil),
-        clock=(0,) * (2 * echoes),
+        clock=_cycles((0,), 2 * echoes),
     )
 
 
-def _spaced(first: Tensor, values: Tensor) -> Tensor:
-    """Put a value before others, and zero between them."""
-    between = torch.constant_pad_nd(first[None], (0, values.shape[0] - 1))
-    return torch.stack([between, values], 1).flatten()
+def _spaced(first: Tensor | float, values: Tensor) -> Tensor:
+    """Put a value before others, and between them where no pulse reads it."""
+    if not isinstance(first, Tensor):
+        return torch.constant_pad_nd(values[:, None], (1, 0), first).flatten()
+    return torch.stack([first.expand(len(values)), values], 1).flatten()
 
 
 @lru_cache

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from mrsim._check import check_floats, concrete
-from mrsim.epg.program import Event, Layout, Program
+from mrsim.epg.program import Event, Layout, Program, by_identity
 from mrsim.tree import fields, neutral, record, replace
 
 _NEUTRAL: dict[str, float] = {"flip": 0.0, "duration": 0.0} | {
@@ -105,8 +105,13 @@ def concat(*programs: Program) -> Program:
             columns[name] = torch.cat(_filled(programs, name))
     for name in ("thickness", "states", "substeps"):
         columns[name] = _common(name, [getattr(p, name) for p in programs])
-    layout = sum((p.layout for p in programs), ())
+    layout = _joined(*(p.layout for p in programs))
     return replace(first, **columns, layout=layout, clock=_clock(programs))
+
+
+@by_identity
+def _joined(*layouts: Layout) -> Layout:
+    return sum(layouts, ())
 
 
 def _filled(programs: Sequence[Program], name: str) -> list[Tensor]:
@@ -118,13 +123,18 @@ def _filled(programs: Sequence[Program], name: str) -> list[Tensor]:
     last = torch.full_like(next(x for x in given if x is not None)[:1], _NEUTRAL[name])
     found = []
     for program, value in zip(programs, given, strict=True):
-        still = name == "moment" and not any(event.shift for event in program.layout)
+        still = name == "moment" and not _shifts(program.layout)
         if value is None:
             value = last if still else torch.full_like(last, _NEUTRAL[name])
         last = value[-1:] if name == "moment" else last
         rows = len(program.layout)
         found.append(value.expand(rows, *value.shape[1:]) if len(value) == 1 else value)
     return found
+
+
+@by_identity
+def _shifts(layout: Layout) -> bool:
+    return any(event.shift for event in layout)
 
 
 def _common(name: str, values: Sequence[Any]) -> Any:
@@ -148,11 +158,21 @@ def _clock(programs: Sequence[Program]) -> tuple[int, ...] | None:
     waits = [id(p.duration) for p in programs]
     if all(p.clock is None for p in programs) and len(set(waits)) == len(waits):
         return None
-    keys = [
-        (wait, kind)
-        for wait, p in zip(waits, programs, strict=True)
-        for kind in p.clock or range(len(p.layout))
-    ]
+    clocks = (p.clock or _each_its_own(len(p.layout)) for p in programs)
+    return _numbered(*map(waits.index, waits), *clocks)
+
+
+@lru_cache
+def _each_its_own(rows: int) -> tuple[int, ...]:
+    return tuple(range(rows))
+
+
+@by_identity
+def _numbered(*given: Any) -> tuple[int, ...]:
+    """Number classes of parts, given who has the same waits and each part's classes."""
+    half = len(given) // 2
+    pairs = zip(given[:half], given[half:], strict=True)
+    keys = [(wait, kind) for wait, clock in pairs for kind in clock]
     numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     return tuple(numbers[key] for key in keys)
 

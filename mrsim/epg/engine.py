@@ -28,7 +28,7 @@ from mrsim.epg.kernels.table import make_table
 from mrsim.epg.labels import make_axes
 from mrsim.epg.plan import Plan, make_plan
 from mrsim.epg.pools import Pools
-from mrsim.epg.program import Layout, Program
+from mrsim.epg.program import Layout, Program, by_identity
 from mrsim.epg.state import State
 from mrsim.epg.steps import Steps, make_steps
 from mrsim.epg.walk import walk
@@ -155,18 +155,10 @@ def _ask(tissue: Tissue, program: Program, init: State | None, final: bool) -> _
     shared = clock if program.moment is None or len(program.moment) == 1 else None
     timed = tissue.T2p is not None
     rest = timed, clock, shared, quadrants, program.states, orders, final
-    known = _plans.get((id(layout), *rest))
-    if known is None or known[0] is not layout:  # a layout's own hash takes long
-        if len(_plans) > 256:
-            _plans.clear()
-        known = _plans[id(layout), *rest] = layout, _planned(layout, *rest)
-    plan = known[1]
-    return _Asked(plan, pools, fields, shared)
+    return _Asked(_planned(layout, *rest), pools, fields, shared)
 
 
-_plans: dict[Any, tuple[Layout, Plan]] = {}
-
-
+@by_identity
 def _planned(
     layout: Layout,
     timed: bool,

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrsim._check import check_floats, check_shapes, concrete
+from mrsim._check import check_floats, check_shapes
 from mrsim.epg.pools import Pools
-from mrsim.epg.program import Program, check_structure
+from mrsim.epg.program import Layout, Program, by_identity, check_structure
+from mrsim.epg.values import check_clock, check_moments, check_shares
 from mrsim.tissue import Bound, Exchange, Tissue
 
 _SCALARS = ("T1", "T2", "M0", "B1", "df", "T2p")
@@ -18,6 +19,7 @@ _EACH = ("flip", "duration", "phase", "demod")
 _EITHER = ("efficiency", "saturation", "power", "offset", "moment")
 _OF_PROGRAM = (*_EACH, *_EITHER, "thickness")
 _OF_TISSUE = (*_SCALARS, "D", "v")
+_KEPT = 256  # structures that are remembered
 _VOXEL = dict.fromkeys(_SCALARS, "")
 _ROWS = dict.fromkeys(_EACH, "event") | {"thickness": ""}
 
@@ -40,13 +42,59 @@ def checked(
         TypeError: a field has the wrong type, or dtypes differ.
         ValueError: shapes, devices or the structure do not fit.
     """
-    check_structure(where, program)
     fields = _present(program, _OF_PROGRAM) | _present(tissue, _OF_TISSUE)
     for head, names in (("exchange", _EXCHANGE), ("bound", _BOUND)):
         record = getattr(tissue, head)
         if record is not None:
             found = _present(record, names)
             fields |= {f"{head}.{n}": v for n, v in found.items()}
+    pools = _structure(where, tissue, program, fields)
+    check_clock(where, program)
+    check_moments(where, program)
+    check_shares(where, tissue, pools)
+    if tissue.exchange is None and tissue.bound is None:
+        return fields, pools
+    for name, value in fields.items():
+        if "." in name and value.ndim == 0:
+            fields[name] = value[None]
+    if tissue.exchange is not None and pools.apart:
+        own = _own_motion(tissue, tissue.exchange, pools)
+        fields = {n: v for n, v in fields.items() if f"exchange.{n}" not in own} | own
+    return fields, pools
+
+
+def _structure(
+    where: str, tissue: Tissue, program: Program, fields: dict[str, Tensor]
+) -> Pools:
+    """Check all but values, once for each structure; return that of the pools."""
+    layout, exchange, bound = program.layout, tissue.exchange, tissue.bound
+    try:
+        key = (
+            *(where, id(layout), program.clock, program.states, program.substeps),
+            *(type(program.states), type(program.substeps)),  # 1.0 is no whole number
+            exchange and (exchange.pairs, exchange.directional),
+            bound and (bound.partners, bound.directional, bound.lineshape),
+            *fields,
+            *[(x.shape, x.dtype, x.device) for x in fields.values()],
+        )
+        known = _structures.get(key)
+    except (AttributeError, TypeError):  # no tensors, or shapes that are symbols
+        return _checked_structure(where, tissue, program, fields)
+    if known is None:
+        made = _checked_structure(where, tissue, program, fields)
+        if len(_structures) > _KEPT:
+            _structures.clear()
+        known = _structures[key] = layout, made  # whose id stays its own
+    return known[1]
+
+
+_structures: dict[Any, tuple[Layout, Pools]] = {}
+
+
+def _checked_structure(
+    where: str, tissue: Tissue, program: Program, fields: dict[str, Tensor]
+) -> Pools:
+    check_structure(where, program)
     check_floats(where, **fields)
     if program.flip.dtype not in (torch.float32, torch.float64):
         raise TypeError(
@@ -56,15 +104,8 @@ def checked(
     check_shapes(where, tissue, **_VOXEL)
     _check_program(where, program)
     pools = _pools(where, tissue, program)
-    _check_shares(where, tissue, pools)
     _check_motion(where, tissue, program, pools)
-    for name, value in fields.items():
-        if "." in name and value.ndim == 0:
-            fields[name] = value[None]
-    if tissue.exchange is not None and pools.apart:
-        own = _own_motion(tissue, tissue.exchange, pools)
-        fields = {n: v for n, v in fields.items() if f"exchange.{n}" not in own} | own
-    return fields, pools
+    return pools
 
 
 def _present(record: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -90,47 +131,12 @@ def _check_program(where: str, program: Program) -> None:
                 f"{where}: {name} must have shape (event,){also}, with one row for"
                 f" each of the {events} events or one for all, got {tuple(value.shape)}"
             )
-    if program.clock is not None:
-        _check_clock(where, program, program.clock)
-    _check_moments(where, program)
-
-
-def _check_clock(where: str, program: Program, clock: tuple[int, ...]) -> None:
-    if len(clock) != len(program.layout):
+    clock = program.clock
+    if clock is not None and len(clock) != events:
         raise ValueError(
-            f"{where}: clock has {len(clock)} entries for {len(program.layout)} events;"
+            f"{where}: clock has {len(clock)} entries for {events} events;"
             f" give each row its class, or None"
         )
-    if not concrete(program.duration) or not program.duration.stride(0):
-        return
-    times = program.duration.tolist()
-    if len(set(times)) < 2:
-        return
-    first: dict[int, float] = {}
-    for row, (name, time) in enumerate(zip(clock, times, strict=True)):
-        if first.setdefault(name, time) != time:
-            raise ValueError(
-                f"{where}: rows of clock class {name} last {first[name]:g} s and, in"
-                f" row {row}, {time:g} s; give different durations different classes"
-            )
-
-
-def _check_moments(where: str, program: Program) -> None:
-    """Refuse units of dephasing that change while something is dephased."""
-    moment = program.moment
-    if moment is None or moment.shape[0] == 1 or not concrete(moment):
-        return
-    last, wound = None, False
-    for row, event in enumerate(program.layout):
-        if wound and last is not None and not torch.equal(moment[row], last):
-            raise ValueError(
-                f"{where}: moment changes in row {row}, but one unit of shift must wind"
-                f" up the same wave vector from spoiler to spoiler; give the gradient"
-                f" another number of shifts, or shifts of three integers"
-            )
-        last = moment[row]
-        moves = event.shift if isinstance(event.shift, tuple) else (event.shift,)
-        wound = (wound or any(moves)) and not event.spoil
 
 
 def _pools(where: str, tissue: Tissue, program: Program) -> Pools:
@@ -221,29 +227,6 @@ def _check_bound(
         )
 
 
-def _check_shares(where: str, tissue: Tissue, pools: Pools) -> None:
-    """Refuse shares that leave nothing, and balances that cannot be."""
-    records = {"exchange": tissue.exchange, "bound": tissue.bound}
-    given = {n: r for n, r in records.items() if r is not None}
-    if not given:
-        return
-    if not all(concrete(r.f) and concrete(r.k) for r in given.values()):
-        return
-    f = {n: r.f.detach().reshape(-1).tolist() for n, r in given.items()}
-    total = sum(map(sum, f.values()))
-    if total >= 1:
-        raise ValueError(
-            f"{where}: the shares f of the pools add up to {total:g}, which leaves"
-            f" nothing for the tissue's own; they must stay below 1"
-        )
-    for (name, r), directional in zip(records.items(), pools.directional, strict=True):
-        if r is not None and directional and 0 in f[name] and (r.k > 0).any():
-            raise ValueError(
-                f"{where}: {name} has a pool of share f = 0 and a rate k > 0, which"
-                f" nothing can balance; leave the pool out, or set directional=False"
-            )
-
-
 def _check_motion(where: str, tissue: Tissue, program: Program, pools: Pools) -> None:
     moves = {"D": tissue.D, "v": tissue.v}
     if tissue.exchange is not None:
@@ -257,7 +240,7 @@ def _check_motion(where: str, tissue: Tissue, program: Program, pools: Pools) ->
         )
     if not given and tissue.T2p is None and program.states is None:
         return
-    vector = any(isinstance(event.shift, tuple) for event in program.layout)
+    vector = _vector(program.layout)
     directed = vector or (program.moment is not None and program.moment.ndim == 2)
     for name, shape in (("D", (3, 3)), ("v", (3,))):
         value = getattr(tissue, name)
@@ -277,7 +260,7 @@ def _check_motion(where: str, tissue: Tissue, program: Program, pools: Pools) ->
             raise ValueError(
                 f"{where}: v must have shape (3,) where gradients have directions"
             )
-    if pools.apart and program.substeps is None and _moves(program):
+    if pools.apart and program.substeps is None and _moves(program.layout):
         raise ValueError(
             f"{where}: pools with a D or v of their own do not commute with exchange"
             f" while a gradient is on; ask for program.substeps (8 or more) and see"
@@ -290,8 +273,14 @@ def _check_motion(where: str, tissue: Tissue, program: Program, pools: Pools) ->
         )
 
 
-def _moves(program: Program) -> bool:
-    return any(event.shift not in (0, (0, 0, 0)) for event in program.layout)
+@by_identity
+def _vector(layout: Layout) -> bool:
+    return any(isinstance(event.shift, tuple) for event in layout)
+
+
+@by_identity
+def _moves(layout: Layout) -> bool:
+    return any(event.shift not in (0, (0, 0, 0)) for event in layout)
 
 
 def _own_motion(tissue: Tissue, exchange: Exchange, pools: Pools) -> dict[str, Tensor]:

@@ -1,7 +1,9 @@
 """A pulse sequence as data: one row per event, structure apart from physics."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +28,9 @@ class Event(NamedTuple):
 
 
 Layout = tuple[Event, ...]
+R = TypeVar("R")
 _MOST = 100_000  # orders; a shift must not fill the memory by a slip
+_KEPT = 256  # results that are remembered
 torch.serialization.add_safe_globals([Event])
 
 
@@ -86,41 +90,69 @@ def check_structure(where: str, program: Program) -> None:
                 f"{where}: {name} must be None or a whole number of at least 1, got"
                 f" {value!r}"
             )
-    if _fine.get(id(layout)) is not layout:  # a layout's own hash takes long
-        _check_layout(where, layout)
-        if len(_fine) > 256:
-            _fine.clear()
-        _fine[id(layout)] = layout
+    _check_layout(where, layout)
 
 
-_fine: dict[int, Layout] = {}
+def by_identity(f: Callable[..., R]) -> Callable[..., R]:
+    """Let a function of structure remember its latest results, by its arguments' id.
+
+    A layout of thousands of events takes long to compare, or to hash.
+
+    Args:
+        f: a function of objects that never change and hold no tensors.
+
+    Returns:
+        The same; it holds the arguments of what it remembers.
+    """
+    known: dict[tuple[int, ...], tuple[Any, R]] = {}
+
+    @wraps(f)
+    def found(*args: Any) -> R:
+        key = tuple(map(id, args))
+        made = known.get(key)
+        if made is None:
+            if len(known) >= _KEPT:
+                known.clear()
+            made = known[key] = args, f(*args)
+        return made[1]
+
+    return found
 
 
+@by_identity
 def _check_layout(where: str, layout: Layout) -> None:
+    moved: dict[int, int] = {}  # most rows of a train are one and the same event
     orders = 0
     for row, event in enumerate(layout):
-        if not isinstance(event, Event):
-            raise TypeError(
-                f"{where}: layout must hold Events, got a {type(event).__name__} in row"
-                f" {row}; write Event(pulse=True, shift=1)"
-            )
-        if event.pulse and event.invert:
-            raise ValueError(
-                f"{where}: row {row} has a pulse and an inversion; give the inversion a"
-                f" row of its own, of duration 0, before"
-            )
-        moves = event.shift if isinstance(event.shift, tuple) else (event.shift,)
-        numbers = (*moves, event.quadrant, event.receiver)
-        if len(moves) not in (1, 3) or not all(isinstance(n, int) for n in numbers):
-            raise TypeError(
-                f"{where}: shift (one or three), quadrant and receiver must be whole"
-                f" numbers, got {(event.shift, *numbers[-2:])} in row {row}; the"
-                f" gradient's unit is one shift, and other phases belong in phase and"
-                f" demod"
-            )
-        orders += sum(map(abs, moves))
+        if id(event) not in moved:
+            moved[id(event)] = _checked_event(where, row, event)
+        orders += moved[id(event)]
     if orders > _MOST:
         raise ValueError(
             f"{where}: the shifts add up to {orders} orders, more than {_MOST}; count"
             f" them in a larger unit, whose wave vector is Program.moment"
         )
+
+
+def _checked_event(where: str, row: int, event: Event) -> int:
+    """Check an event; return how many orders it moves."""
+    if not isinstance(event, Event):
+        raise TypeError(
+            f"{where}: layout must hold Events, got a {type(event).__name__} in row"
+            f" {row}; write Event(pulse=True, shift=1)"
+        )
+    if event.pulse and event.invert:
+        raise ValueError(
+            f"{where}: row {row} has a pulse and an inversion; give the inversion a"
+            f" row of its own, of duration 0, before"
+        )
+    moves = event.shift if isinstance(event.shift, tuple) else (event.shift,)
+    numbers = (*moves, event.quadrant, event.receiver)
+    if len(moves) not in (1, 3) or not all(isinstance(n, int) for n in numbers):
+        raise TypeError(
+            f"{where}: shift (one or three), quadrant and receiver must be whole"
+            f" numbers, got {(event.shift, *numbers[-2:])} in row {row}; the"
+            f" gradient's unit is one shift, and other phases belong in phase and"
+            f" demod"
+        )
+    return sum(map(abs, moves))

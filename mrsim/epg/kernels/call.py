@@ -109,6 +109,18 @@ class Array(NamedTuple):
 def _described(a: Array) -> list[int]:
     name, role, x, lead = a
     strides, sizes = x.stride(), x.shape
+    if len(sizes) == 1:  # of one lane
+        part = int(x.is_complex())
+        return [
+            name,
+            role,
+            sizes[0],
+            x.data_ptr(),
+            0,
+            part,
+            strides[0] << part,
+            *_NO_AXES,
+        ]
     if role in (TOTAL, MOVED_TOTAL):  # (thread, leading, number)
         head = [name, role, sizes[2], x.data_ptr(), strides[1], strides[0], strides[2]]
         return head + _NO_AXES
@@ -193,6 +205,8 @@ def empty(like: Tensor, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
     The first touch of each page costs more time than what is written to a small one.
     """
     made = like.new_empty(sizes, dtype=dtype)
+    if made.nbytes < 2 * _LARGE_PAGE:
+        return made
     start = -(-made.data_ptr() // _LARGE_PAGE) * _LARGE_PAGE
     size = (made.data_ptr() + made.nbytes - start) // _LARGE_PAGE * _LARGE_PAGE
     if size >= 2 * _LARGE_PAGE and made.device.type == "cpu" and _advise():

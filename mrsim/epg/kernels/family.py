@@ -64,7 +64,9 @@ def _direct(job: Job, fields: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return the fields that the kernel reads itself: (number, *batch) each."""
     pairs = dict(zip(job.names, fields, strict=True))
     wanted = _OWN if job.physics.own else _DIRECT
-    return {n: x if n in _ROWS else x[None] for n, x in pairs.items() if n in wanted}
+    return {
+        n: x if n in _ROWS else x.unsqueeze(0) for n, x in pairs.items() if n in wanted
+    }
 
 
 def _columns(job: Job, fields: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -82,7 +84,7 @@ def _pushed(
     named = {job.names[k]: t for k, t in zip(at, moves, strict=True)}
     wanted = _OWN if job.physics.own else _DIRECT
     moved = {
-        n: t if n in _ROWS else t[:, None] for n, t in named.items() if n in wanted
+        n: t if n in _ROWS else t.unsqueeze(1) for n, t in named.items() if n in wanted
     }
     if job.physics.own:
         return _direct(job, fields), moved
@@ -114,8 +116,8 @@ def _both(
 ) -> tuple[Tensor, Tensor]:
     job, moves = rule.job, _leading(rule, moves)
     batch = _batch(job, fields, moves)
-    y, out = _signal(job, fields, batch), _signal(job, fields, batch, len(moves[0]))
-    for cut, _ in _chunks(job, batch, fields[0].device, len(out)):
+    y, out = _signal(job, fields, batch), _signal(job, fields, batch, moves[0].shape[0])
+    for cut, _ in _chunks(job, batch, fields[0].device, out.shape[0]):
         xs, ts = [cut(x) for x in fields], [cut(t) for t in moves]
         columns, moved = _pushed(job, xs, rule.at, ts)
         forward(job.physics, job.table, columns, moved, cut(out), cut(y))
@@ -123,7 +125,7 @@ def _both(
 
 
 def _leading(rule: Rule, xs: Sequence[Tensor]) -> list[Tensor]:
-    return list(xs) if rule.lead else [x[None] for x in xs]
+    return list(xs) if rule.lead else [x.unsqueeze(0) for x in xs]
 
 
 def _signal(
@@ -200,7 +202,7 @@ def _both_pull(rule: Rule, fields: Sequence[Tensor], linear: Sequence[Tensor]) -
             grads = [
                 _own_of(job, k, xs[k], first, 1)
                 if k < n
-                else _own_of(job, at[k - n], ts[k - n][0], second, len(bars))
+                else _own_of(job, at[k - n], ts[k - n][0], second, bars.shape[0])
                 for k in rule.to
             ]
         else:
@@ -251,20 +253,24 @@ def _batch(
     if not ndim:
         return ()
     shapes = {x.shape[x.ndim - ndim :] for x in (*fields, *linear)}
-    return tuple(torch.broadcast_shapes(*shapes))
+    axes = zip(*shapes, strict=True)  # torch.broadcast_shapes takes as long as a spin
+    return tuple([next((n for n in sizes if n != 1), 1) for sizes in axes])
 
 
 def _chunks(job: Job, batch: tuple[int, ...], device: torch.device, copies: int) -> Any:
     """Cut the largest batch axis so that what the kernel is given stays small."""
+    if not batch:
+        yield (lambda x: x), 0
+        return
     numbers, most = 0 if job.physics.own else _given_size(job), _CHUNK
     if device.type != "cpu":  # whose kernels are given sines too
         numbers += job.table.count * (4 + 2 * job.pools.bound)
         most = _CHUNK_ON_GPU
-    size = max(batch, default=1)
+    size = max(batch)
     rest = max(torch.Size(batch).numel() // max(size, 1), 1)
     each = 8 * numbers * (1 + copies) * rest * 6  # intermediates
     step = max(most // each, 64) if each else max(size, 1)
-    axis = -len(batch) + batch.index(size) if batch else 0
+    axis = -len(batch) + batch.index(size)
     for start in range(0, max(size, 1), step):  # one of an empty batch
         if step >= size:
             yield (lambda x: x), axis

@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from mrsim import _levels, _remat
 from mrsim._recorder import opaque
 from mrsim.epg.kernels.family import Job, Rule, evaluated
+from mrsim.epg.program import by_identity
 from mrsim.tree import smooth
 
 
@@ -33,8 +34,13 @@ def fused(job: Job, *fields: Tensor) -> Tensor:
         (reading,) complex signal.
     """
     if _plain(fields):
-        return opaque(evaluated, Rule(job), *unwrap_dead_wrappers(fields))
-    return _levels.apply(_FUSED, Rule(job), *fields)
+        return opaque(evaluated, _rule(job), *unwrap_dead_wrappers(fields))
+    return _levels.apply(_FUSED, _rule(job), *fields)
+
+
+@by_identity
+def _rule(job: Job) -> Rule:
+    return Rule(job)
 
 
 def _plain(fields: Sequence[Tensor]) -> bool:

@@ -106,7 +106,7 @@ def _planned(
     physics: Physics, table: Table, batch: tuple[int, ...], moves: Columns
 ) -> _Plan:
     """Leave out columns that do not move; see which coefficients each tangent moves."""
-    (lead,) = {len(t) for t in moves.values()}
+    (lead,) = {t.shape[0] for t in moves.values()}
     # small problems share one kernel of four tangents that can move everything
     if not physics.own or prod(batch) * table.count * lead < _WORTH:
         return _Plan(moves, _shared_out([ANY] * lead, [], MOST))
@@ -204,7 +204,7 @@ def backward_of_forward(
         return triton_passes().backward_of_forward(
             physics, table, columns, moves, cotangents, value, wanted, moved
         )
-    batch, lead = tuple(cotangents.shape[2:]), len(cotangents)
+    batch, lead = tuple(cotangents.shape[2:]), cotangents.shape[0]
     if moved:
         plan = _Plan(moves, _shared_out([ANY] * lead, [], MOST))
     else:
