@@ -98,9 +98,11 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_library(
     build.kill()
     build.wait()
     assert list(_native.cache().iterdir())
+    assert not _kept()  # no name but that of the library is looked for
     again.touch()
     assert _one() == 7
-    assert len(_kept()) == 1
+    (path,) = _kept()
+    assert ctypes.CDLL(str(path)).one() == 7
 
 
 @compiles
@@ -179,6 +181,7 @@ _HANGS = "[ $1 = --version ] || { echo once >> $0.log; sleep 60; }"
         ("exit 0", "cxx"),
         (_JUNK, "cxx"),
         (_HANGS, "timed out"),
+        ("sleep 60", "timed out"),
     ],
 )
 def test_without_a_working_compiler_the_torch_path_runs(
@@ -187,7 +190,12 @@ def test_without_a_working_compiler_the_torch_path_runs(
     missing = str(tmp_path / "nothing")
     compiler = missing if text is None else _compiler(tmp_path, text)
     monkeypatch.setenv("CXX", compiler)
-    monkeypatch.setattr(_native, "_LONGEST", 1)
+    run = subprocess.run
+    monkeypatch.setattr(  # without a limit this fails
+        subprocess,
+        "run",
+        lambda *a, timeout, **k: run(*a, timeout=min(timeout, 1), **k),
+    )
     start = time.monotonic()
     info = epg.engine_info()
     assert text != _HANGS or Path(f"{compiler}.log").read_text() == "once\n"
