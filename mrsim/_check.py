@@ -34,6 +34,22 @@ _POSITIVE = {
 }
 
 
+def check_positive(where: str, **numbers: Any) -> None:
+    """Require numbers above 0, outside transforms.
+
+    Args:
+        where: the function that asks, for the message.
+        **numbers: name and number, array or tensor; ``None`` is absent and passes.
+
+    Raises:
+        ValueError: one is 0, negative or NaN.
+    """
+    for name, value in numbers.items():
+        given = None if value is None else torch.as_tensor(value)
+        if given is not None and concrete(given) and not (given > 0).all():
+            raise ValueError(f"{where}: {name} must be positive, got {value}")
+
+
 def check_floats(where: str, **fields: Any) -> None:
     """Require floating tensors of one dtype on one device.
 

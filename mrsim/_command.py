@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 import mrsim
 from mrsim import io
 
+Made = TypeVar("Made")
 SOFTWARE = {"SoftwareName": "mrsim", "SoftwareVersion": mrsim.__version__}
 
 
@@ -75,13 +77,46 @@ def prepare(given: argparse.Namespace) -> None:
     """
     if given.threads < 1:
         raise io.InputError("--threads must be positive")
-    if not available(given.device):
-        raise io.InputError(f"--device {given.device} is not available; use cpu")
+    check_device(given.device)
     try:
         given.out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise io.InputError(f"--out {given.out} cannot be made: {e}") from e
     torch.set_num_threads(given.threads)
+
+
+def worked(work: Callable[..., Made], *inputs: Any) -> tuple[Made, float]:
+    """Do the work of a command; what it refuses is the fault of an input.
+
+    Args:
+        work: the function to call.
+        *inputs: its arguments.
+
+    Returns:
+        What it returns, and how long it took [s].
+
+    Raises:
+        InputError: it raised a ValueError.
+    """
+    before = time.perf_counter()
+    try:
+        made = work(*inputs)
+    except ValueError as e:
+        raise io.InputError(str(e)) from e
+    return made, time.perf_counter() - before
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch cannot use.
+
+    Args:
+        device: its name, such as ``"cuda"``.
+
+    Raises:
+        InputError: it is not available.
+    """
+    if not available(device):
+        raise io.InputError(f"--device {device} is not available; use cpu")
 
 
 def available(device: str) -> bool:

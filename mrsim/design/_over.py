@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from mrsim._batched import peak_bytes
+from mrsim._check import concrete
 from mrsim._remat import remat
 from mrsim.tree import tree_leaves, tree_map
 
@@ -35,7 +36,8 @@ def over(
         cost: of one tissue and one sequence, a real number, such as ``lambda tissue, q:
             mrsim.crlb(f, "T2", sigma=1)(tissue, q).T2 / tissue.T2**2``.
         tissues: a batch: every leaf has the same first axis.
-        weights: (tissue,) relative, such as `tissues` gives; equal by default.
+        weights: (tissue,) relative, such as `tissues` gives; equal by default. Tissues
+            of weight 0 take no part.
         power: p ≥ 1.
         memory: bytes that a chunk of tissues may allocate with its gradient (one tissue
             at least), found by small probes at the first call; all at once if ``None``.
@@ -44,7 +46,8 @@ def over(
         A function of the sequence.
 
     Raises:
-        ValueError: the power is below 1.
+        ValueError: the power is below 1, or weights are of another number, negative or
+            all 0.
 
     >>> import mrsim, torch
     >>> from mrsim import design
@@ -57,14 +60,23 @@ def over(
     if not power >= 1:
         raise ValueError(f"design.over: power must be at least 1, got {power}")
 
+    count = len(tree_leaves(tissues)[0])
+    given = torch.ones(count) if weights is None else weights
+    sound = not concrete(given) or ((given >= 0).all() and given.any())
+    if given.shape != (count,) or not sound:
+        raise ValueError(
+            f"design.over: weights must be {count} numbers, one for each tissue, none"
+            f" negative and not all 0, got {given}"
+        )
     chunks: dict[Any, int] = {}
 
     def objective(record: Any) -> Tensor:
         costs = _each(cost, tissues, record, memory, chunks)
-        if math.isinf(power):
-            return costs.amax()
-        share = torch.ones_like(costs) if weights is None else weights.to(costs)
+        share = given.to(costs)
         share = share / share.sum()
+        if math.isinf(power):
+            return torch.where(share > 0, costs, -math.inf).amax()
+        costs = torch.where(share > 0, costs, 0.0)
         if power == 1:
             return (share * costs).sum()
         # in units of the largest, so that no power overflows

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mrsim._check import check_floats
+
 _DEGREE = 3
 
 
@@ -22,6 +24,7 @@ def spline(coefficients: Tensor, n: int) -> Tensor:
 
     Raises:
         ValueError: fewer than 4 coefficients or 2 samples.
+        TypeError: the coefficients are whole numbers.
 
     Reference:
         de Boor 1978, A Practical Guide to Splines, ch. IX.
@@ -31,6 +34,7 @@ def spline(coefficients: Tensor, n: int) -> Tensor:
     >>> design.spline(torch.tensor([0.0, 1.0, 2.0, 3.0]), 4)
     tensor([0., 1., 2., 3.])
     """
+    check_floats("design.spline", coefficients=coefficients)
     return coefficients @ _basis(n, coefficients.shape[-1], coefficients).mT
 
 
@@ -46,6 +50,7 @@ def spline_fit(samples: Tensor, k: int) -> Tensor:
 
     Raises:
         ValueError: k is below 4 or above n.
+        TypeError: the samples are whole numbers.
 
     >>> import torch
     >>> from mrsim import design
@@ -53,6 +58,7 @@ def spline_fit(samples: Tensor, k: int) -> Tensor:
     >>> (3 * design.spline_fit(line, 4)).round().abs()
     tensor([0., 1., 2., 3.])
     """
+    check_floats("design.spline_fit", samples=samples)
     n = samples.shape[-1]
     if k > n:
         raise ValueError(

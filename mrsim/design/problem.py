@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, jacrev
 
+from mrsim._convert import as_tensor
 from mrsim.design.constraints import Constraint
 from mrsim.transform import locate
 from mrsim.tree import get, names as field_names, promote, put, smooth
@@ -97,7 +98,7 @@ def _ends(
     low, high = limits or (None, None)
     pair = -math.inf if low is None else low, math.inf if high is None else high
     try:
-        lower, upper = (torch.as_tensor(v).to(field).expand_as(field) for v in pair)
+        lower, upper = (as_tensor(v, field).to(field).expand_as(field) for v in pair)
     except RuntimeError as e:
         raise ValueError(
             f"design: the bounds of {name} must be scalars or have its shape"

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
+from mrsim._check import check_positive
 from mrsim.fit.local import Local, squares, tangent
 from mrsim.fit.magnitude import expand
 from mrsim.fit.prior import Priors, add, numbers
@@ -13,14 +13,14 @@ from mrsim.fit.result import Fit, scaled
 from mrsim.fit.search import search
 from mrsim.fit.unknowns import (
     Bounds,
-    check_dtypes,
+    check_data,
     check_names,
     filled,
     limits,
+    noise,
     refuse_closures,
     unknowns,
 )
-from mrsim.tree import get
 
 Likelihood = Literal["gaussian", "rician"]
 
@@ -75,8 +75,9 @@ def levenberg_marquardt(
         inf, and ``converged`` is False.
 
     Raises:
-        ValueError: sigma is missing or the likelihood unknown; (when called) a name, a
-            bound or a prior does not fit start, the shapes of data and signal differ,
+        ValueError: sigma is missing, sigma or tolerance is not positive, a name is
+            there twice or the likelihood unknown; (when called) a name, a bound or a
+            prior does not fit start, the shapes of data and signal (or sigma) differ,
             or f closes over a tensor that is mapped.
         TypeError: wanted are no names; (when called) dtypes differ, or real meets
             complex.
@@ -96,18 +97,18 @@ def levenberg_marquardt(
     (tensor(0.0800), tensor(True))
     """
     check_names("levenberg_marquardt", wanted)
+    check_positive("fit.levenberg_marquardt", sigma=sigma, tolerance=tolerance)
     priors, rician = dict(prior or {}), likelihood == "rician"
-    _check_options(likelihood, sigma, priors)
-    each = isinstance(sigma, Tensor) and sigma.ndim > 0
-    weighted = bool(priors) or rician or each
+    _check_kind(likelihood, sigma, priors)
 
     def fit(data: Tensor, start: Any, *args: Any) -> Fit:
         refuse_closures(f)
         base, chosen = unknowns(start, wanted)
-        at = [get(base, n) for n in chosen]
-        check_dtypes(data, dict(zip(chosen, at, strict=True)))
-        lower, upper = limits(chosen, at, bounds or {})
-        width = None if sigma is None else torch.as_tensor(sigma).to(lower)
+        check_data(data, base, chosen)
+        lower, upper = limits(base, chosen, bounds or {})
+        width = noise(sigma, lower, data.shape)
+        each = width is not None and width.ndim > 0
+        weighted = bool(priors) or rician or each
         known = width if weighted else None, numbers(priors, chosen, base, lower)
         given = (data, base, args, known)
 
@@ -135,7 +136,7 @@ def levenberg_marquardt(
     return fit
 
 
-def _check_options(likelihood: str, sigma: Any, priors: Priors) -> None:
+def _check_kind(likelihood: str, sigma: Any, priors: Priors) -> None:
     if likelihood not in get_args(Likelihood):
         raise ValueError(
             f"fit: likelihood must be 'gaussian' or 'rician', got {likelihood!r}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from mrsim._check import require
+from mrsim._check import check_positive, require
 from mrsim.fit.parts import load, save
 from mrsim.fit.result import Fit
 from mrsim.tree import smooth, tree_flatten, tree_map, tree_unflatten
@@ -47,8 +47,8 @@ def maps(
         The fit, every leaf (..., …); outside the mask NaN, False or 0.
 
     Raises:
-        ValueError: the mask is not of the image's shape, or the folder holds parts of
-            another fit.
+        ValueError: the mask is not of the image's shape or empty, chunk is not
+            positive, or the folder holds parts of another fit.
 
     >>> import mrsim, torch
     >>> from mrsim import fit
@@ -58,6 +58,7 @@ def maps(
     >>> fit.maps(fit.variable_projection(decay, "T2"), image, start, t).params.T2
     tensor([[0.0500, 0.0800]])
     """
+    check_positive("fit.maps", chunk=chunk)
     grid = data.shape[:-1]
     if mask is not None and mask.shape != grid:
         raise ValueError(
@@ -90,7 +91,7 @@ def maps(
         values = torch.cat(parts)
         blank = float("nan") if smooth(values) else 0
         whole = values.new_full((len(flat), *values.shape[1:]), blank)
-        return whole.index_copy(0, inside, values).reshape(*grid, *values.shape[1:])
+        return whole.index_copy(0, inside, values).reshape((*grid, *values.shape[1:]))
 
     return tree_map(spread, *pieces)
 

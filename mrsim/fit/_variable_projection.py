@@ -7,15 +7,17 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from mrsim._check import check_positive
 from mrsim.fit.local import Local, lengths, products, real, rounding
 from mrsim.fit.result import Fit, scaled
 from mrsim.fit.search import search
 from mrsim.fit.unknowns import (
     Bounds,
-    check_dtypes,
+    check_data,
     check_names,
     filled,
     limits,
+    noise,
     refuse_closures,
     sizes,
     unknowns,
@@ -68,7 +70,8 @@ def variable_projection(
         phases.
 
     Raises:
-        ValueError: (when called) as of `levenberg_marquardt`; a bound is of ``linear``.
+        ValueError: as of `levenberg_marquardt`; a bound is of ``linear``, there is no
+            other unknown, or sigma is no single number.
         TypeError: as of `levenberg_marquardt`.
 
     Reference:
@@ -85,15 +88,15 @@ def variable_projection(
     (tensor(0.0800), tensor(True))
     """
     check_names("variable_projection", wanted)
+    check_positive("fit.variable_projection", sigma=sigma, tolerance=tolerance)
 
     def fit(data: Tensor, start: Any, *args: Any) -> Fit:
         refuse_closures(f)
         base, named = unknowns(start, wanted)
         base, _ = unknowns(base, (linear,))
         chosen = tuple(n for n in named if n != linear)
-        at = [get(base, n) for n in chosen]
-        check_dtypes(data, dict(zip(chosen, at, strict=True)))
-        lower, upper = limits(chosen, at, bounds or {})
+        check_data(data, base, chosen)
+        lower, upper = limits(base, chosen, bounds or {})
 
         def split(x: Tensor, data: Tensor, base: Any, args: Any) -> _Split:
             here = filled(base, chosen, x)
@@ -108,8 +111,7 @@ def variable_projection(
         x, cost, _, converged, steps = found
         made = split(x, data, base, args)
         curve, phase = _curve(made)
-        width = None if sigma is None else torch.as_tensor(sigma).to(lower)
-        whole = scaled(curve, cost, data, width)
+        whole = scaled(curve, cost, data, noise(sigma, lower))
         size = len(x) + len(made.amplitudes)
         shape = get(base, linear).shape
         c = made.amplitudes if phase is None else made.amplitudes.abs()

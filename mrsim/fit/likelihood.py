@@ -25,12 +25,15 @@ def gaussian(data: Tensor, signal: Tensor, sigma: float | Tensor) -> Tensor:
     Returns:
         (..., sample) log-densities.
 
+    Raises:
+        TypeError: data are whole or complex numbers.
+
     >>> import torch
     >>> from mrsim.fit import likelihood
     >>> likelihood.gaussian(torch.tensor([1.0]), torch.tensor([1.5]), 0.5)
     tensor([-0.7258])
     """
-    width = torch.as_tensor(sigma, dtype=data.dtype, device=data.device)
+    width = _width(sigma, data)
     deviation = (data - signal) / width
     return -deviation.square() / 2 - width.log() - math.log(2 * math.pi) / 2
 
@@ -47,6 +50,9 @@ def rician(data: Tensor, signal: Tensor, sigma: float | Tensor) -> Tensor:
 
     Returns:
         (..., sample) log-densities; -inf where m ≤ 0, which no magnitude is.
+
+    Raises:
+        TypeError: data are whole or complex numbers.
 
     Reference:
         Rice 1944; Gudbjartsson and Patz 1995 (Magn Reson Med 34:910).
@@ -78,6 +84,7 @@ def noncentral_chi(
         (..., sample) log-densities; -inf where m ≤ 0, which no magnitude is.
 
     Raises:
+        TypeError: data are whole or complex numbers.
         ValueError: the number of coils is not at least 1.
 
     Reference:
@@ -91,7 +98,7 @@ def noncentral_chi(
     """
     if coils < 1:
         raise ValueError(f"coils must be an integer of at least 1, got {coils}")
-    width = torch.as_tensor(sigma, dtype=data.dtype, device=data.device)
+    width = _width(sigma, data)
     positive = data > 0
     m, s = torch.where(positive, data / width, 1.0), signal / width
     constant = (coils - 1) * math.log(2) + math.lgamma(coils)
@@ -99,3 +106,12 @@ def noncentral_chi(
     # -(m² + s²)/2 + x would cancel at high SNR
     value = weight - (m - s).square() / 2 + log_bessel_scaled(m * s, coils - 1)
     return torch.where(positive, value, torch.where(data.isnan(), data, -math.inf))
+
+
+def _width(sigma: float | Tensor, data: Tensor) -> Tensor:
+    if not data.is_floating_point():
+        raise TypeError(
+            f"fit.likelihood: data must be floating-point, got {data.dtype}; convert"
+            f" them with data.float(), magnitudes by data.abs()"
+        )
+    return torch.as_tensor(sigma, dtype=data.dtype, device=data.device)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from mrsim._convert import as_tensor
 from mrsim.fit.local import Local
 from mrsim.tree import get
 
@@ -56,7 +57,7 @@ def numbers(
     made = {}
     for name, prior in priors.items():
         shape = get(base, name).shape
-        given = [torch.as_tensor(v).to(like) for v in (prior.mean, prior.sd)]
+        given = [as_tensor(v, like).to(like) for v in (prior.mean, prior.sd)]
         if any(v.ndim > len(shape) for v in given):
             raise ValueError(
                 f"fit: the prior of {name} needs mean and sd as numbers or of its shape"

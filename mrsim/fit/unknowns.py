@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mrsim._check import concrete, traced
+from mrsim._convert import as_tensor
 from mrsim._remat import closed_over
 from mrsim.transform import locate
 from mrsim.tree import (
@@ -44,16 +45,19 @@ def unknowns(start: Any, wanted: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
 
 
 def check_names(where: str, wanted: Sequence[Any]) -> None:
-    """Require names of fields, where a beginner gives data.
+    """Require names of fields, where a beginner gives data, each of them once.
 
     Raises:
         TypeError: something else is among them.
+        ValueError: a name is there twice.
     """
     if not all(isinstance(name, str) for name in wanted):
         raise TypeError(
             f"fit.{where}: takes names of fields and makes a function; write"
             f' {where}(f, "T2")(data, start, *args)'
         )
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"fit.{where}: a field is named twice among {wanted}")
 
 
 def refuse_closures(f: Callable[..., Any]) -> None:
@@ -72,11 +76,12 @@ def refuse_closures(f: Callable[..., Any]) -> None:
             )
 
 
-def check_dtypes(data: Any, at: Mapping[str, Tensor]) -> None:
-    """Require data and unknowns of one precision.
+def check_data(data: Any, base: Any, names: Sequence[str]) -> None:
+    """Require data, and unknowns of their precision.
 
     Raises:
         TypeError: they differ, or data is no floating-point or complex tensor.
+        ValueError: there are no data, or no unknowns.
     """
     if not smooth(data):
         got = data.dtype if isinstance(data, Tensor) else type(data).__name__
@@ -84,17 +89,38 @@ def check_dtypes(data: Any, at: Mapping[str, Tensor]) -> None:
             f"fit: data must be a floating-point or complex tensor, got {got};"
             f" convert it with torch.as_tensor(data, dtype=...)"
         )
-    for name, x in at.items():
-        if x.dtype != data.real.dtype:
+    if not data.numel() or not names:
+        raise ValueError(
+            f"fit: data of at least one sample and an unknown to search for are needed,"
+            f" got data of shape {tuple(data.shape)} and the unknowns {tuple(names)}"
+        )
+    for name in names:
+        found = get(base, name).dtype
+        if found != data.real.dtype:
             raise TypeError(
-                f"fit: data is {data.dtype} but {name} is {x.dtype}; bring both to one"
+                f"fit: data is {data.dtype} but {name} is {found}; bring both to one"
                 f" precision with mrsim.to(start, dtype=data.real.dtype)"
             )
 
 
-def limits(
-    names: Sequence[str], at: Sequence[Tensor], bounds: Bounds
-) -> tuple[Tensor, Tensor]:
+def noise(
+    sigma: float | Tensor | None, like: Tensor, shape: Sequence[int] = ()
+) -> Tensor | None:
+    """Return a standard deviation, () or of a shape, of the dtype of another tensor.
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    if sigma is None:
+        return None
+    width = as_tensor(sigma, like).to(like)
+    if width.shape not in ((), tuple(shape)):
+        kinds = f"a number or of shape {tuple(shape)}" if shape else "a number here"
+        raise ValueError(f"fit: sigma must be {kinds}, got shape {tuple(width.shape)}")
+    return width
+
+
+def limits(base: Any, names: Sequence[str], bounds: Bounds) -> tuple[Tensor, Tensor]:
     """Return the lower and upper bounds of the unknowns, flat.
 
     Raises:
@@ -104,7 +130,7 @@ def limits(
         raise ValueError(
             f"fit: bounds are given for {name!r}, but the unknowns are {tuple(names)}"
         )
-    pairs = [_pair(n, x, bounds.get(n)) for n, x in zip(names, at, strict=True)]
+    pairs = [_pair(n, get(base, n), bounds.get(n)) for n in names]
     lower, upper = zip(*pairs, strict=True)
     return torch.cat(lower), torch.cat(upper)
 

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.func import vmap
 
 from mrsim._batched import batched
-from mrsim.tree import tree_map
+from mrsim.tree import tree_leaves, tree_map
 
 
 def echoes(
@@ -28,7 +27,7 @@ def echoes(
         (x, y, echo) signal [units of M0].
 
     Raises:
-        ValueError: no leaf is a map.
+        ValueError: no leaf is a map, or one is neither a map nor a number.
 
     >>> import mrsim, torch
     >>> from mrsim import image
@@ -37,12 +36,13 @@ def echoes(
     >>> image.echoes(decay, maps, torch.tensor([0.0, 0.1])).shape
     torch.Size([4, 4, 2])
     """
-    leaves = [v for v in vars(maps).values() if isinstance(v, Tensor)]
-    grid = max((v.shape for v in leaves), key=len, default=torch.Size([]))
-    if len(grid) < 2:
+    shapes = {tuple(v.shape) for v in tree_leaves(maps)}
+    grid = max(shapes, key=len, default=())
+    if len(grid) < 2 or shapes - {grid, ()}:
         raise ValueError(
-            f"image.echoes: at least one field must be an (x, y) map, got the largest"
-            f" shape {tuple(grid)}; expand M0 to the image"
+            f"image.echoes: at least one field must be an (x, y) map, such as M0"
+            f" expanded to the image, and others such maps or numbers, got"
+            f" {sorted(shapes)}"
         )
 
     def flat(v: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from mrsim._check import concrete
 from mrsim.tree import record
 
 
@@ -38,7 +39,8 @@ def kspace(signal: Tensor, readout: Readout, df: Tensor | None = None) -> Tensor
         (coil, x, y) complex samples, 0 where the mask is 0; (x, y) without coils.
 
     Raises:
-        ValueError: shapes do not fit, or df and dwell are not given together.
+        ValueError: shapes do not fit, order names no echo, or df and dwell are not
+            given together.
 
     >>> import torch
     >>> from mrsim import image
@@ -52,7 +54,7 @@ def kspace(signal: Tensor, readout: Readout, df: Tensor | None = None) -> Tensor
         planes = _complex(readout.coils).unsqueeze(1) * planes
     along = _fourier(planes, -2) if df is None else _turning(planes, readout, df)
     whole = _fourier(along, -1).movedim(-3, -1)  # (..., x, y, echo)
-    echo = readout.order.to(whole.device)[:, None].expand(*whole.shape[:-1], 1)
+    echo = readout.order.long().to(whole.device)[:, None].expand(*whole.shape[:-1], 1)
     made = whole.gather(-1, echo).squeeze(-1)
     mask = readout.mask
     return made if mask is None else made * mask.to(made.real)
@@ -71,12 +73,20 @@ def reconstruct(samples: Tensor, readout: Readout) -> Tensor:
     Returns:
         (x, y) complex image.
 
+    Raises:
+        ValueError: samples and coils differ in shape.
+
     >>> import torch
     >>> from mrsim import image
     >>> flat, readout = torch.ones(4, 4, 2), image.Readout(order=image.linear(4, 2))
     >>> image.reconstruct(image.kspace(flat, readout), readout).real[0]
     tensor([1., 1., 1., 1.])
     """
+    if readout.coils is not None and samples.shape != readout.coils.shape:
+        raise ValueError(
+            f"image.reconstruct: samples must have the shape of the readout's coils,"
+            f" {tuple(readout.coils.shape)}, got {tuple(samples.shape)}"
+        )
     made = _inverse_fourier(_inverse_fourier(samples, -1), -2)
     if readout.coils is None:
         return made
@@ -115,20 +125,31 @@ def _turning(planes: Tensor, readout: Readout, df: Tensor) -> Tensor:
 
 
 def _check(signal: Tensor, readout: Readout, df: Tensor | None) -> None:
-    grid, lines = signal.shape[:2], len(readout.order)
+    grid, lines, order = tuple(signal.shape[:2]), len(readout.order), readout.order
     if signal.ndim != 3 or grid[1] != lines:
         raise ValueError(
             f"image.kspace: signal must have shape (x, y, echo) with y = {lines}, the"
             f" lines that order names, got {tuple(signal.shape)}"
         )
-    if readout.order.is_floating_point():
-        raise ValueError("image.kspace: order must be integers, the echo of each line")
-    fields = {"coils": readout.coils, "mask": readout.mask, "df": df}
-    for name, value in fields.items():
-        if value is not None and value.shape[-2:] not in (grid, grid[1:]):
+    echoes = range(signal.shape[2])
+    if order.is_floating_point() or (
+        concrete(order) and not set(order.tolist()) <= {*echoes}
+    ):
+        raise ValueError(
+            f"image.kspace: order must be integers, the echo of each line from 0 to"
+            f" {len(echoes) - 1}, got {order.tolist() if concrete(order) else order}"
+        )
+    first = () if readout.coils is None else readout.coils.shape[:1]
+    fields = {
+        "coils": (readout.coils, [(*first, *grid)]),
+        "mask": (readout.mask, [grid, grid[1:]]),
+        "df": (df, [grid]),
+    }
+    for name, (value, shapes) in fields.items():
+        if value is not None and tuple(value.shape) not in shapes:
             raise ValueError(
-                f"image.kspace: {name} must end in the image's axes {tuple(grid)}, got"
-                f" {tuple(value.shape)}"
+                f"image.kspace: {name} must end in the image's axes, as the shape"
+                f" {' or '.join(map(str, shapes))}, got {tuple(value.shape)}"
             )
     if (df is None) != (readout.dwell is None):
         raise ValueError(

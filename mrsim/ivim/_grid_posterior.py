@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from mrsim._check import check_floats
+from mrsim._check import check_floats, check_positive
 from mrsim.fit.likelihood import noncentral_chi
 from mrsim.ivim._signal import signal
 from mrsim.ivim.acquisition import Acquisition, check_data
@@ -55,7 +55,8 @@ def grid_posterior(
         Mean and standard deviation; NaN in voxels with NaN.
 
     Raises:
-        ValueError: data and b do not match, or S0 is free and the noise not Gaussian.
+        ValueError: data and b do not match, sigma is not positive, or S0 is free and
+            the noise not Gaussian.
 
     Reference:
         Orton 2014, Magn Reson Med 71:411.
@@ -70,6 +71,7 @@ def grid_posterior(
     """
     check_floats("ivim.grid_posterior", data=data, b=acquisition.b)
     check_data(data, acquisition, zero=False)
+    check_positive("ivim.grid_posterior", sigma=sigma)
     if free_S0 and coils:
         raise ValueError(
             "ivim.grid_posterior: S0 is integrated over in closed form, for Gaussian"

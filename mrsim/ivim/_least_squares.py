@@ -55,7 +55,8 @@ def least_squares(
         The fit, as of `mrsim.fit`: params is the model's record, every leaf (...).
 
     Raises:
-        ValueError: a bound or fixed name is unknown, or data and b do not match.
+        ValueError: a bound or fixed name is unknown, data and b do not match, or sigma,
+            tolerance or starts is not positive.
 
     >>> from mrsim import ivim
     >>> q = ivim.Acquisition(b=[0.0, 10.0, 40.0, 150.0, 400.0, 800.0])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
+from mrsim._convert import as_tensor
 from mrsim.design import Constraint, minimise
 from mrsim.ivim.acquisition import Acquisition, check
 from mrsim.ivim.protocol import Cost, Protocol, joined, sensitivity, taken
@@ -107,7 +108,7 @@ def _box(candidates: Acquisition, name: str, ends: Any) -> tuple[Tensor, Tensor]
             f" known; give it bounds={{{name!r}: (lower, upper)}}"
         )
     low, high = field.aminmax() if ends is None else ends
-    low, high = (torch.as_tensor(x).to(field).expand_as(field) for x in (low, high))
+    low, high = (as_tensor(x, field).to(field).expand_as(field) for x in (low, high))
     return low, high
 
 

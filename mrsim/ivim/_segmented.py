@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from mrsim._check import check_floats
+from mrsim._check import check_floats, check_positive
+from mrsim._convert import as_tensor
 from mrsim.fit import Fit
 from mrsim.ivim._limits import Bounds, Box, limits, spread
 from mrsim.ivim._signal import signal
@@ -49,7 +50,8 @@ def segmented(
         estimate does not reach.
 
     Raises:
-        ValueError: fewer than two different b values lie above the threshold.
+        ValueError: fewer than two different b values lie above the threshold, or sigma
+            is not positive.
 
     Reference:
         Pekar 1992, Magn Reson Med 23:122; Sigmund 2011, Magn Reson Med 65:1437.
@@ -62,6 +64,7 @@ def segmented(
     """
     check_floats("ivim.segmented", data=data, b=acquisition.b)
     check_data(data, acquisition)
+    check_positive("ivim.segmented", sigma=sigma)
     box = limits(bounds, Biexp)
     b = acquisition.b
     high = b >= threshold
@@ -87,7 +90,7 @@ def _fit(
     rest = vmap(signal, in_dims=(0, None))(params, acquisition) - y
     cost = rest.square().sum(-1) / 2
     values = torch.stack([get(params, n) for n in box], -1)
-    low, high = torch.tensor(list(box.values())).to(y).unbind(-1)
+    low, high = as_tensor(list(box.values()), y).unbind(-1)
     return Fit(
         params=params,
         covariance=bound(params, box, acquisition, cost, sigma),

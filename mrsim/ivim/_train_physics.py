@@ -1,14 +1,14 @@
 """Train networks to reproduce signals through the bi-exponential model."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from mrsim._check import check_floats
+from mrsim._check import check_floats, check_positive
 from mrsim.ivim._limits import Bounds, limits
 from mrsim.ivim.acquisition import Acquisition, check_data
 from mrsim.ivim.layers import Weights, adam, copy, initial, layers, set_rate
@@ -85,8 +85,8 @@ def train_physics(
         The networks.
 
     Raises:
-        ValueError: shapes do not match, there are fewer voxels than a batch, or the
-            outputs are unknown.
+        ValueError: shapes do not match, there are fewer voxels than a batch, a number
+            is not positive, or the outputs are unknown.
 
     Reference:
         Barbieri 2020, Magn Reson Med 83:312; Kaandorp 2021, Magn Reson Med 86:2250;
@@ -100,22 +100,20 @@ def train_physics(
     >>> ivim.train_physics(y, q, g, epochs=3, members=2).losses.shape
     torch.Size([3, 2])
     """
+    numbers = {"batch": batch, "epochs": epochs, "members": members}
+    check_positive("ivim.train_physics", **numbers, patience=patience)
     x, y = _pairs(data, targets, acquisition, outputs, batch, normalise)
     box = limits({**_BOX, **(bounds or {})})
-    b = acquisition.b
-    width = x.shape[-1]
+    b, width = acquisition.b, x.shape[-1]
     inside = [width] * hidden if isinstance(hidden, int) else list(hidden)
     sizes = [width, *inside, 3 if outputs == "abs" else 4]
     weights = {
         n: w.to(x).requires_grad_()
         for n, w in initial(sizes, generator, members).items()
     }
-    loss = _misfit(layers(weights, "ELU"), seen(b, b, outputs), outputs, box)
+    loss = vmap(_misfit(layers(weights, "ELU"), seen(b, b, outputs), outputs, box))
     optimiser = adam(weights, rate)
     steps = len(x) // batch
-    best = last = copy(weights)
-    least = x.new_full((members,), math.inf)
-    waiting, losses = torch.zeros(members), []
 
     def descend(epoch: int) -> Tensor:
         """Return the loss of each member during an epoch."""
@@ -124,25 +122,17 @@ def train_physics(
         for k in range(steps):
             set_rate(optimiser, rate, (epoch + k / steps) / epochs if decay else 0.0)
             at = order[:, k * batch : (k + 1) * batch]
-            each = vmap(loss)(weights, x[at], y[at])
+            each = loss(weights, x[at], y[at])
             optimiser.zero_grad()
             each.sum().backward()
             optimiser.step()
             total = total + each.detach() / steps
         return total
 
-    for epoch in bar(range(epochs), progress):
-        total = descend(epoch)
-        running = waiting < (patience or math.inf)
-        better = running & (total < least).cpu()
-        least = torch.where(better, total, least)
-        best, last = _taken(best, weights, better), _taken(last, weights, running)
-        waiting = torch.where(better, 0, waiting + 1)
-        losses.append(total)
-        if not (waiting < (patience or math.inf)).any():
-            break
+    rounds = bar(range(epochs), progress)
+    best, last, losses = _descended(weights, descend, rounds, patience or math.inf)
     net = PhysicsNet(best, b, outputs, box)
-    return Trained(net, net._replace(weights=last), torch.stack(losses))
+    return Trained(net, net._replace(weights=last), losses)
 
 
 def _pairs(
@@ -169,16 +159,41 @@ def _pairs(
             f"ivim.train_physics: targets must have the shape of data, {shape}, got"
             f" {tuple(targets.shape)}"
         )
-    if not data.isfinite().all():
-        raise ValueError(
-            "ivim.train_physics: data hold NaN or infinity; leave these voxels out"
-        )
     wanted = data if targets is None else targets
     if normalise:
         first = data[:, unweighted(acquisition.b)].mean(-1, keepdim=True)
         data, wanted = data / first, wanted / first
+    if not (data.isfinite().all() and wanted.isfinite().all()):
+        raise ValueError(
+            "ivim.train_physics: data or targets hold NaN or infinity, or their mean at"
+            " b = 0 is 0; leave these voxels out"
+        )
     b = acquisition.b
     return seen(data, b, outputs), seen(wanted, b, outputs)
+
+
+def _descended(
+    weights: Weights,
+    descend: Callable[[int], Tensor],
+    rounds: Iterable[int],
+    limit: float,
+) -> tuple[Weights, Weights, Tensor]:
+    """Return of each member the best and the last weights, and all losses."""
+    best = last = copy(weights)
+    first = next(iter(weights.values()))
+    least = first.new_full(first.shape[:1], math.inf)
+    waiting, losses = torch.zeros(len(first)), []
+    for epoch in rounds:
+        total = descend(epoch)
+        running = waiting < limit
+        better = running & (total < least).cpu()
+        least = torch.where(better, total, least)
+        best, last = _taken(best, weights, better), _taken(last, weights, running)
+        waiting = torch.where(better, 0, waiting + 1)
+        losses.append(total)
+        if not (waiting < limit).any():
+            break
+    return best, last, torch.stack(losses)
 
 
 def _misfit(

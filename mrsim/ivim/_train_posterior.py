@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from mrsim import noise
+from mrsim._check import check_positive
 from mrsim.ivim import ordered
 from mrsim.ivim._limits import Bounds, Box, limits
 from mrsim.ivim._signal import signal
@@ -64,7 +65,8 @@ def train_posterior(
 
     Raises:
         ValueError: a name is unknown, bounds overlap where they must order
-            diffusivities, or the noise is of another kind.
+            diffusivities, the noise is of another kind, or steps or batch is not
+            positive.
 
     Reference:
         Papamakarios and Murray 2016, NeurIPS 29; Cranmer 2020, PNAS 117:30055.
@@ -78,6 +80,7 @@ def train_posterior(
     >>> ivim.posterior_estimate(net, torch.ones(5, 4), 0.05).mean.f.shape
     torch.Size([5])
     """
+    check_positive("ivim.train_posterior", steps=steps, batch=batch)
     known = {"S0": 1.0, **(fixed or {})} if "S0" not in prior else dict(fixed or {})
     box = {n: p for n, p in limits(prior, model, known).items() if n in prior}
     if ordered.chain(box) or coils not in (0, 1) or not 0 < sigma[0] <= sigma[1]:

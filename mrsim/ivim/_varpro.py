@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mrsim._check import check_floats
+from mrsim._check import check_floats, check_positive
 from mrsim.fit import Fit
 from mrsim.ivim import small
 from mrsim.ivim._limits import Bounds, limits
@@ -75,7 +75,8 @@ def varpro(
         The fit, as of `mrsim.fit`: params is the model's record, every leaf (...).
 
     Raises:
-        ValueError: a bound or the model is unknown, or data and b do not match.
+        ValueError: a bound or the model is unknown, data and b do not match, or sigma,
+            tolerance or starts is not positive.
 
     Reference:
         Golub and Pereyra 1973, SIAM J Numer Anal 10:413.
@@ -88,6 +89,7 @@ def varpro(
     """
     check_floats("ivim.varpro", data=data, b=acquisition.b)
     check_data(data, acquisition)
+    check_positive("ivim.varpro", sigma=sigma, tolerance=tolerance, starts=starts)
     problem, box = _pose(model, limits(bounds, model))
     begin, step = (compiled_steps if compiled else plain)(problem, starts)
     known = problem, model, tuple(box.items()), tolerance, sigma

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mrsim import _crlb
+from mrsim._check import check_positive
 from mrsim.ivim._signal import signal
 from mrsim.ivim.acquisition import Acquisition
 from mrsim.ivim.expectation import information
@@ -38,6 +39,9 @@ def fisher(
         A function of parameters, acquisition and, if samples are repeated, of weights
         (sample,): the information, of shape (p, p), in the order of the names.
 
+    Raises:
+        ValueError: sigma is not positive.
+
     >>> from mrsim import ivim
     >>> liver = ivim.Biexp(f=0.2305, Dp=0.07002, D=0.00109)
     >>> q = ivim.Acquisition(b=[0.0, 13.5, 83.8, 800.0])
@@ -66,7 +70,7 @@ def crlb(
         (sample,): a record of variances, see `mrsim.crlb`.
 
     Raises:
-        ValueError: sigma is asked for.
+        ValueError: sigma is asked for, or is not positive.
 
     >>> from mrsim import ivim
     >>> liver = ivim.Biexp(f=0.2305, Dp=0.07002, D=0.00109)
@@ -111,6 +115,7 @@ def _bound(
         found = make(_Measured(params=params, sigma=width))
         return found.params if isinstance(found, _Measured) else found
 
+    check_positive(f"ivim.{kind.__name__}", sigma=sigma)
     run = fitted if "sigma" in {*unknowns, *nuisance} else known
     return lambda params, acquisition, weights=None: run(params, acquisition, weights)
 

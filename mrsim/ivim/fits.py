@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from mrsim._convert import as_tensor
 from mrsim._covariance import covariance
 from mrsim.fit import Fit, levenberg_marquardt
 from mrsim.ivim import ordered
@@ -111,6 +112,6 @@ def bound(
     freedom = len(acquisition.b) - len(box)
     noise = 2 * cost / freedom if freedom > 0 else cost + math.inf
     if sigma is not None:
-        noise = torch.as_tensor(sigma).to(unit).square().expand(noise.shape)
+        noise = as_tensor(sigma, unit).to(unit).square().expand(noise.shape)
     told = (unit != 0) & unit.isfinite()
     return torch.where(told, unit * noise[..., None, None], unit)

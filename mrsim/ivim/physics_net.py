@@ -95,7 +95,8 @@ def physics_params(net: PhysicsNet, data: Tensor) -> Biexp:
     made = vmap(layers(net.weights, "ELU"), in_dims=(0, None))(net.weights, x)
     named = decoded(made, net.outputs, net.box)
     if net.outputs == "abs":
-        swap = (named["Dp"].mean(-1) < named["D"].mean(-1)).unsqueeze(-1)
+        gap = (named["D"] - named["Dp"]).nan_to_num(0.0, 0.0, 0.0)  # no voxel's own
+        swap = gap.sum(-1, keepdim=True) > 0
         Dp = torch.where(swap, named["D"], named["Dp"])
         D = torch.where(swap, named["Dp"], named["D"])
         named |= {"Dp": Dp, "D": D, "f": torch.where(swap, 1 - named["f"], named["f"])}

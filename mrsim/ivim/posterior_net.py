@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mrsim._convert import as_tensor
 from mrsim.ivim._limits import Box
 from mrsim.ivim.acquisition import Acquisition, check_data
 from mrsim.ivim.layers import Weights, layers
@@ -78,7 +79,7 @@ def posterior_estimate(
     (True, tensor(1.))
     """
     check_data(data, Acquisition(b=net.b), zero=False)
-    width = torch.as_tensor(sigma).to(net.b).expand(data.shape[:-1])
+    width = as_tensor(sigma, net.b).to(net.b).expand(data.shape[:-1])
     known = (width >= net.sigma[0] * 0.999) & (width <= net.sigma[1] * 1.001)
     if known.numel() and not known.any():
         raise ValueError(
@@ -92,7 +93,7 @@ def posterior_estimate(
     parts = [torch.stack(told(network(net.weights, features(net, *p)))) for p in pairs]
     mean, log_sd, low, high = torch.cat(parts, 1)
     sd = log_sd.exp()
-    ends = torch.tensor(list(net.box.values())).to(net.b)
+    ends = as_tensor(list(net.box.values()), net.b)
     middle, half = ends.mean(-1), ends.diff(dim=-1).squeeze(-1) / 2
     values = {
         "mean": middle + half * mean,

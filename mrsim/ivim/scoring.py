@@ -7,11 +7,10 @@ from torch import Tensor
 
 from mrsim._covariance import covariance
 from mrsim.fit import Fit
-from mrsim.fit.driver import Problem as Batch
-from mrsim.fit.implicit import Solve
 from mrsim.fit.likelihood import noncentral_chi
 from mrsim.fit.local import Local
 from mrsim.fit.magnitude import expand
+from mrsim.fit.search import search
 from mrsim.fit.unknowns import filled, limits as flat_limits
 from mrsim.ivim import ordered
 from mrsim.ivim._signal import signal
@@ -20,9 +19,7 @@ from mrsim.ivim.bounds import fisher
 from mrsim.ivim.fits import inner_signal
 from mrsim.ivim.problem import Problem
 from mrsim.transform import value_and_jac
-from mrsim.tree import get, tree_flatten, tree_unflatten
-
-_CHUNK = 4096  # voxels measured at once
+from mrsim.tree import get
 
 
 def score(
@@ -51,26 +48,19 @@ def score(
         The fit, of the model's own parameters.
     """
     box, names = problem.box, problem.names
-    at = [get(start, n) for n in box]
-    lower, upper = flat_limits(list(box), at, ordered.inner(box, names))
-    given = (lower, upper, data, start, sigma, acquisition)
-    leaves, structure = tree_flatten(given)
-
+    lower, upper = flat_limits(start, list(box), ordered.inner(box, names))
     model = inner_signal(problem)
 
-    def measure(x: Tensor, *leaves: Any) -> Local:
-        _, _, y, base, width, q = tree_unflatten(list(leaves), structure)
+    def measure(x: Tensor, y: Tensor, base: Any, width: Tensor, q: Any) -> Local:
         s, jacobian = value_and_jac(model, *box)(filled(base, list(box), x), q)
         columns = torch.stack([get(jacobian, n) for n in box], -1)
         silent = torch.zeros_like(columns[0], dtype=torch.bool)
         return expand(y, s, columns, width, coils, silent)
 
-    def begin(*leaves: Any) -> Tensor:
-        base = tree_unflatten(list(leaves), structure)[3]
-        return torch.stack([get(base, n) for n in box])
-
-    batch = Batch(measure, begin, iterations, tolerance, _CHUNK)
-    x, _, _, converged, steps = Solve.apply(batch, *leaves)
+    given = data, start, sigma, acquisition
+    ends = lower, upper
+    found = search(measure, list(box), ends, given, iterations, tolerance)
+    x, _, _, converged, steps = found
     params = ordered.to_outer(filled(start, list(box), x), box, names)
     s = signal(params, acquisition)
     return Fit(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from mrsim._check import check_positive
 from mrsim.fit import Fit
 from mrsim.ivim import ordered
 from mrsim.ivim._limits import spread
@@ -72,7 +73,11 @@ def from_starts(
 
     Returns:
         The function of (voxel, sample) data and known fields (voxel,).
+
+    Raises:
+        ValueError: there is no start.
     """
+    check_positive("ivim", starts=starts)
     begin = starter(problem, known)
 
     def run(y: Tensor, known: Mapping[str, Tensor]) -> Fit:

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from mrsim._command import (
     medians,
     prepare,
     subcommand,
+    worked,
     write_json,
 )
 from mrsim.ivim_command.files import load_acquisition, save_maps
@@ -104,16 +104,11 @@ def run(given: argparse.Namespace) -> int:
     series = load([given.data])
     q = load_acquisition(given.bval, given.bvec, given.cval, series, dtype)
     inside = load_mask(given.mask, series)
-    before = time.perf_counter()
-    try:
-        maps = _fitted(given, series, mrsim.to(q, device=given.device), inside)
-    except ValueError as e:
-        raise io.InputError(str(e)) from e
-    about = {
-        "Model": given.model,
-        "Method": given.method or "least squares",
-    } | SOFTWARE
-    report = _report(maps) | {"seconds": round(time.perf_counter() - before, 3)} | about
+    q = mrsim.to(q, device=given.device)
+    maps, seconds = worked(_fitted, given, series, q, inside)
+    about = {"Model": given.model, "Method": given.method or "least squares"}
+    about |= SOFTWARE
+    report = _report(maps) | {"seconds": round(seconds, 3)} | about
     save_maps(given.out, maps, inside, series, about)
     write_json(given.out / "report.json", report)
     if not given.quiet:

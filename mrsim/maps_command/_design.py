@@ -3,7 +3,6 @@
 import argparse
 import math
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,14 @@ from torch import Tensor
 import mrsim
 from mrsim import design, io, phantom
 from mrsim._check import require
-from mrsim._command import SOFTWARE, add_effort, prepare, subcommand, write_json
+from mrsim._command import (
+    SOFTWARE,
+    add_effort,
+    prepare,
+    subcommand,
+    worked,
+    write_json,
+)
 from mrsim.maps_command.problems import PROBLEMS, Problem
 from mrsim.maps_command.report import write_html
 from mrsim.tissue import Tissue
@@ -112,14 +118,9 @@ def run(given: argparse.Namespace) -> int:
     problem = PROBLEMS[given.protocol](given)
     maps, share = _tissues(given)
     tissues = problem.tissue(maps.T1, maps.T2)
-    before = time.perf_counter()
-    try:
-        found = _minimised(given, problem, tissues, share)
-    except ValueError as e:
-        raise io.InputError(str(e)) from e
+    found, seconds = worked(_minimised, given, problem, tissues, share)
     report = _report(problem, found, tissues, share, maps)
-    seconds = round(time.perf_counter() - before, 2)
-    report |= {"Model": given.protocol, "seconds": seconds} | SOFTWARE
+    report |= {"Model": given.protocol, "seconds": round(seconds, 2)} | SOFTWARE
     _write(given, problem, found, report)
     if not given.quiet:
         sys.stdout.write(f"{_text(report)}\nwritten to {given.out}/\n")
@@ -151,14 +152,16 @@ def _tissues(given: argparse.Namespace) -> tuple[Tissue, Tensor]:
         return Tissue(T1=T1, T2=T2), torch.full_like(T1, 0.5)
     images = [io.load_time(given.t1), io.load_time(given.t2)]
     T1, T2 = (image.data.double() for image in images)
+    if T1.shape != T2.shape:
+        raise io.InputError(f"{given.t2} lies on another grid than {given.t1}")
     mask = (T1 > T2) & (T2 > 0)
     if given.mask is not None:
         chosen = io.load(given.mask).data
         if chosen.shape != mask.shape:
             raise io.InputError(f"{given.mask} lies on another grid than the maps")
         mask = mask & (chosen != 0)
-    if T1.shape != T2.shape or not mask.any():
-        raise io.InputError("the maps differ in shape, or no voxel has T1 > T2 > 0")
+    if not mask.any():
+        raise io.InputError("no voxel of the maps has T1 > T2 > 0")
     return design.tissues(Tissue(T1=T1[mask], T2=T2[mask]), given.tissues)
 
 

@@ -1,7 +1,6 @@
 """``python -m mrsim fit``: parameter maps of a series, with their uncertainty."""
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -15,7 +14,7 @@ from torch.func import vmap
 import mrsim
 from mrsim import fit, io
 from mrsim._check import require
-from mrsim._command import add_effort, prepare, subcommand
+from mrsim._command import add_effort, prepare, subcommand, worked
 from mrsim.maps_command.files import finish
 from mrsim.maps_command.models import MODELS, Model, Protocol
 from mrsim.maps_command.options import check, limits, priors
@@ -109,12 +108,7 @@ def run(given: argparse.Namespace) -> int:
     inside = load_mask(given.mask, series)
     known, model = _known(given, model, series)
     q = protocol(given, model, series.volumes, dtype)
-    before = time.perf_counter()
-    try:
-        maps = _fitted(given, model, series, inside, known, q)
-    except ValueError as e:
-        raise io.InputError(str(e)) from e
-    seconds = time.perf_counter() - before
+    maps, seconds = worked(_fitted, given, model, series, inside, known, q)
     about = {"Model": given.model, "Likelihood": given.likelihood}
     publish(given, maps, inside, series, model.suffix, about, seconds)
     finish(given.out)

@@ -1,7 +1,6 @@
 """``python -m mrsim match``: T1 and T2 maps of fingerprints by a dictionary."""
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mrsim import epg, io, match
-from mrsim._command import add_effort, prepare, subcommand
+from mrsim._command import add_effort, prepare, subcommand, worked
 from mrsim.maps_command.report import publish
 from mrsim.series import load, load_mask, voxels
 from mrsim.tissue import Tissue
@@ -92,12 +91,7 @@ def run(given: argparse.Namespace) -> int:
         if other.shape != series.shape or other.volumes != series.volumes:
             raise io.InputError("--imag must have the grid and volumes of the data")
         data = torch.complex(data, voxels(other, inside).float())
-    before = time.perf_counter()
-    try:
-        maps = _matched(given, train, data)
-    except ValueError as e:
-        raise io.InputError(str(e)) from e
-    seconds = time.perf_counter() - before
+    maps, seconds = worked(_matched, given, train, data)
     about = {"Model": "mrf", "Atoms": given.atoms}
     publish(given, maps, inside, series, _SUFFIX, about, seconds)
     return 0

@@ -1,5 +1,6 @@
 """The parameters of a dictionary's atoms, as a pure function of the atom's index."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,7 +58,7 @@ def grid(base: Any, keep: Keep | None = None, **axes: Any) -> Atoms:
         The atoms.
 
     Raises:
-        ValueError: an axis names no field or is not 1-D.
+        ValueError: an axis names no field, is not 1-D or has no values.
 
     >>> import mrsim, torch
     >>> from mrsim import match
@@ -67,8 +68,9 @@ def grid(base: Any, keep: Keep | None = None, **axes: Any) -> Atoms:
     (6, tensor([1.]))
     """
     values = {n: get(tree.grid(base, **{n: v}), n) for n, v in axes.items()}
-    lengths = [len(v) for v in values.values()]
-    count = int(torch.tensor(lengths).prod())
+    count = math.prod(len(v) for v in values.values())
+    if not count:
+        raise ValueError(f"match.grid: an axis of {[*values]} has no values")
 
     def at(index: Tensor) -> Any:
         made, rest = expand(base, len(index)), index
@@ -130,9 +132,14 @@ def drawn(
         The atoms.
 
     Raises:
-        ValueError: a range is of no scalar field or is not possible, or log names
-            another field.
+        ValueError: there are no atoms or ranges, a range is of no scalar field or is
+            not possible, or log names another field.
     """
+    if count < 1 or not ranges:
+        raise ValueError(
+            f"match: at least one atom and one range such as T2=(0.01, 0.3) are"
+            f" needed, got {count} atoms and the ranges {ranges}"
+        )
     for name, (low, high) in ranges.items():
         old = get(base, name) if name in names(base) else torch.zeros(1)
         if old is not None and old.ndim:

@@ -11,6 +11,7 @@ from torch.func import vmap
 from mrsim import shard
 from mrsim.match._atoms import Atoms
 from mrsim.match._basis import subspace
+from mrsim.tree import smooth
 
 _PIECE = 2**10  # atoms simulated at once: what a CPU's caches hold
 _REAL = 100.0  # times eps: an imaginary part that is rounding noise
@@ -143,6 +144,9 @@ def compress(d: Dictionary, data: Tensor) -> Tensor:
     Returns:
         (…, rank).
 
+    Raises:
+        TypeError: data are whole numbers.
+
     >>> import mrsim, torch
     >>> from mrsim import match
     >>> decay = lambda tissue, t: (-t / tissue.T2).exp()
@@ -152,6 +156,11 @@ def compress(d: Dictionary, data: Tensor) -> Tensor:
     >>> match.compress(d, torch.ones(7, 20)).shape
     torch.Size([7, 2])
     """
+    if not smooth(data):
+        raise TypeError(
+            f"match: data must be floating-point or complex, got {data.dtype}; convert"
+            f" them with data.float()"
+        )
     if d.basis is None:
         return data
     wide = data.is_complex() or d.basis.is_complex()
@@ -182,7 +191,7 @@ def build(
     Raises:
         StoreError: the folder holds another job's results, or the disk is full.
 
-    >>> import mrsim, tempfile
+    >>> import mrsim, tempfile, torch
     >>> from mrsim import match, shard
     >>> decay = lambda tissue, t: (-t / tissue.T2).exp()
     >>> atoms = match.sobol(mrsim.Tissue(T1=1.0, T2=0.1), 64, T2=(0.02, 0.2))

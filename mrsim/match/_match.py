@@ -59,7 +59,8 @@ def match(
         -1 and NaN; a warning tells how many within the mask.
 
     Raises:
-        ValueError: data or mask do not have the right shape.
+        ValueError: data or mask do not have the right shape, or top is not positive.
+        TypeError: data are whole numbers.
 
     Reference:
         Ma 2013 (Nature 495:187); McGivney 2014 (IEEE TMI 33:2311); Cauley 2015 (MRM
@@ -75,12 +76,15 @@ def match(
     >>> found.index, found.scale.real.round(decimals=3)
     (tensor([2, 0]), tensor([3., 3.]))
     """
+    if top is not None and top < 1:
+        raise ValueError(f"match: top must be at least 1, or None, got {top}")
     flat, here = _voxels(d, data, mask, compressed)
     norm = flat.abs().double().square().sum(1).sqrt()
     best = nothing(len(flat), top or 1, flat.real)
     step = store.size * max(1, size // store.size) if store else size
-    for start in _bar(range(0, d.atoms.count, step), progress):
-        stop = min(start + step, d.atoms.count)
+    count = d.atoms.count if len(flat) else 0
+    for start in _bar(range(0, count, step), progress):
+        stop = min(start + step, count)
         part = groups(_shard(d, store, start, stop).to(flat.device), start)
         if part is not None:
             best = _searched(d, best, flat, norm, part)

@@ -120,9 +120,8 @@ def shuffled(index: Tensor, count: int, seed: int, stream: int) -> Tensor:
     half = max(1, (max(1, count - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
     x, outside = index, torch.ones_like(index, dtype=torch.bool)
-    while (
-        outside.any()
-    ):  # the cipher shuffles 4**half places: walk on to one below count
+    while outside.any():
+        # the cipher shuffles 4**half places: walk on to one below count
         left, right = x >> half, x & mask
         for turn in range(6):
             key = mixed(right, 2 * (8 * stream + turn), seed)

@@ -10,7 +10,7 @@ from torch.func import vmap
 from mrsim.match._atoms import params
 from mrsim.match._dictionary import Dictionary, compress
 from mrsim.match._match import Match
-from mrsim.transform import value_and_jac
+from mrsim.transform import locate, value_and_jac
 from mrsim.tree import get, put, tree_leaves, tree_map
 
 _PIECE = 2**10
@@ -83,7 +83,10 @@ def refine(
     index, rows = found.index.reshape(-1), data.reshape(-1, data.shape[-1])
     here = (index >= 0).nonzero()[:, 0]
     start = params(d.atoms, index)
-    if not unknowns or any(get(start, n).ndim != 1 for n in unknowns):
+    for name in unknowns:
+        locate([start], name)
+    values = [get(start, n) for n in unknowns]
+    if not values or any(v is None or v.ndim != 1 for v in values):
         raise ValueError("refine: name scalar fields of the atoms, such as 'T1', 'T2'")
     low, high = _limits(d, unknowns, bounds or {}, start)
     v = rows[here] if compressed else compress(d, rows[here])

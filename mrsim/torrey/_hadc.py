@@ -80,7 +80,8 @@ def hadc(
         phased=False,
     )
     h = h * MS
-    zeta = solved(blocks, topology, plan, h, 0 * g, h * (flux @ F.mT), order)
+    source = h * (flux @ F.mT)
+    zeta = solved("hadc", blocks, topology, plan, h, 0 * g, source, order)
     middle = (zeta[:, 1:] + zeta[:, :-1]) / 2
     F = (ends + before) / 2
     lost = (h * (F * (middle.mT @ flux)).sum(1)).sum() / weights.sum()

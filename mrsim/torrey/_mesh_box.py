@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mrsim._check import check_positive
 from mrsim.torrey._memory import demand_elements
 from mrsim.torrey.chart import ring_counts
 from mrsim.torrey.faces import find_faces
@@ -26,7 +27,7 @@ def mesh_box(sides: Any, counts: Sequence[int]) -> tuple[Nodes, Topology]:
         Positions and connectivity; outer markers 0 … 5 are −x, +x, −y, +y, −z, +z.
 
     Raises:
-        ValueError: there are not three sides and counts.
+        ValueError: there are not three sides and counts, or a side is not positive.
 
     >>> from mrsim import torrey
     >>> nodes, topology = torrey.mesh_box([6e-3, 6e-3, 6e-3], (2, 2, 2))
@@ -39,6 +40,7 @@ def mesh_box(sides: Any, counts: Sequence[int]) -> tuple[Nodes, Topology]:
             f"mesh_box: sides and counts must be three each, counts at least 1, got"
             f" {tuple(lengths.shape)} and {tuple(counts)}"
         )
+    check_positive("mesh_box", sides=lengths)
     demand_elements("mesh_box", 6.0 * math.prod(counts))
     whole, elements = split_box(tuple(counts))
     points = (whole / torch.tensor(counts).double() - 0.5) * lengths
@@ -62,6 +64,9 @@ def mesh_slab(
         Positions and connectivity; outer markers are 0 for −x, 1 for +x, 2 for the
         sides; interfaces count from −x.
 
+    Raises:
+        ValueError: edges do not ascend, or a length is not positive.
+
     >>> from mrsim import torrey
     >>> nodes, topology = torrey.mesh_slab([0.0, 3e-3, 5e-3], size=1e-3)
     >>> torrey.compartment_volumes(nodes, topology) * 1e9
@@ -69,6 +74,7 @@ def mesh_slab(
     """
     ends = torch.as_tensor(edges, dtype=torch.float64)
     counts = ring_counts(ends[1:] - ends[0], size)
+    check_positive("mesh_slab", width=width)
     across = size if width is None else width
     side = max(1, round(across / size))
     demand_elements("mesh_slab", 6.0 * sum(counts) * side**2)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mrsim._covariance import covariance
-from mrsim.fit.unknowns import check_dtypes, filled, sizes, unknowns
+from mrsim.fit.unknowns import check_data, filled, sizes, unknowns
 from mrsim.torrey.progress import progress_bar
 from mrsim.transform import value_and_jac
 from mrsim.tree import get, record
@@ -59,8 +59,8 @@ def recover(
         A function ``(data, start)`` → `Recovered`.
 
     Raises:
-        ValueError: (when called) a name is no field of start, or the cost is not finite
-            there.
+        ValueError: (when called) a name is no field of start, there are no data, or
+            the cost is not finite there.
 
     Reference:
         Levenberg 1944; Marquardt 1963.
@@ -78,9 +78,8 @@ def recover(
 
     def run(data: Tensor, start: Any) -> Recovered:
         base, names = unknowns(start, wanted)
-        at = [get(base, n) for n in names]
-        check_dtypes(data, dict(zip(names, at, strict=True)))
-        x = torch.cat([v.reshape(-1) for v in at]).detach()
+        check_data(data, base, names)
+        x = torch.cat([get(base, n).reshape(-1) for n in names]).detach()
 
         def look(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return _look(f, names, filled(base, names, x), data, sigma)

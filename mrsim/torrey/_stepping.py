@@ -58,7 +58,7 @@ def count_steps(encoding: Any, step: float) -> tuple[int, ...]:
     made = pieces(profile(encoding)).duration
     if not concrete(made):
         raise ValueError(
-            "stepping: the number of steps is structure and cannot follow timings"
+            "count_steps: the number of steps is structure and cannot follow timings"
             " inside a transform; find it outside by count_steps(encoding, step)"
         )
     return tuple(max(1, math.ceil(float(t) / step - 1e-5)) for t in made)
@@ -160,7 +160,8 @@ def stepped_parts(
         theta=theta,
         phased=True,
     )
-    x = solved(blocks, topology, plan, h * MS, g / (UM * MS), None, order)[:, -1]
+    h, g = h * MS, g / (UM * MS)
+    x = solved("stepped", blocks, topology, plan, h, g, None, order)[:, -1]
     weights = readout(blocks, topology)
     made = torch.complex(weights @ x.real, weights @ x.imag)
     return made / weights.sum()
@@ -264,6 +265,7 @@ def damping(blocks: Blocks, topology: Topology) -> list[tuple[Tensor, Tensor]]:
 
 
 def solved(
+    where: str,
     blocks: Blocks,
     topology: Topology,
     plan: Plan,
@@ -275,6 +277,7 @@ def solved(
     """Return the states at all times, differentiable to a given order.
 
     Args:
+        where: the function that asks, for messages.
         blocks: of the mesh and its water.
         topology: connectivity.
         plan: structure of the sweep.
@@ -291,11 +294,11 @@ def solved(
     """
     if order < 1 or not 0.5 <= plan.theta <= 1:
         raise ValueError(
-            f"stepped: order must be at least 1 and theta from 1/2 to 1, below which"
+            f"{where}: order must be at least 1 and theta from 1/2 to 1, below which"
             f" steps are not stable; got order={order}, theta={plan.theta}"
         )
     message = (
-        f"stepped: the derivative of order {order + 1} is not exact and is refused; ask"
+        f"{where}: the derivative of order {order + 1} is not exact and is refused; ask"
         f" for it with order={order + 1}, or take the complete model (simulate)"
     )
     rows, parts = zip(*damping(blocks, topology), strict=True)

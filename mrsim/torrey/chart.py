@@ -81,7 +81,8 @@ def ring_counts(radii: Tensor, size: float, spacing: float = 1.0) -> tuple[int, 
     Raises:
         ValueError: radii do not ascend or the size is not positive.
     """
-    outer = radii.detach().reshape(-1).tolist()
+    # torch 2.6 does not list what grad has detached, but each item of it
+    outer = [x.item() for x in radii.detach().reshape(-1)]
     gaps = [b - a for a, b in zip([0.0, *outer[:-1]], outer, strict=True)]
     if min(gaps) <= 0 or size <= 0:
         raise ValueError(

@@ -95,6 +95,8 @@ def connectome(
     tensor([[0.0000, 0.5000],
             [0.5000, 0.0000]])
     """
+    if not len(points):  # torch.func cannot map over nothing
+        return points.new_zeros(parcels.shape[-1], parcels.shape[-1])
     pair = torch.func.vmap(ends)(points, counts)
     alive = (counts > 0).to(points)
     pair = torch.where((counts > 0).reshape(-1, 1, 1), pair, 0.0)

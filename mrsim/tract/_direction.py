@@ -144,8 +144,7 @@ class _Direction(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, rule: Rule, seek: bool, *xs: Tensor) -> Any:
-        size, count = info.batch_size, 1
-        pairs = list(zip(xs, in_dims[2:], strict=True))
+        size, pairs = info.batch_size, list(zip(xs, in_dims[2:], strict=True))
         count = max(
             x.shape[-1] if d is None else x.movedim(d, 0).shape[-1] for x, d in pairs
         )

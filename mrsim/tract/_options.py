@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from mrsim._check import check_floats, concrete
+from mrsim._check import check_floats, check_positive, concrete
+from mrsim._convert import as_tensor
 from mrsim.tract.field import Field, Regions, Signals, Vectors, check_field
 from mrsim.tree import record, static
 
@@ -88,16 +89,19 @@ def options(
     (tensor(0.1000), 51)
     """
     check_field("tract.options", field)
+    check_positive("tract.options", lanes=lanes)
     size = voxel_size("tract.options", field.affine)
     way = (0.25 if rk4 else 0.1) * size if step is None else step
-    made = torch.as_tensor(way).to(field.affine)
+    made = as_tensor(way, field.affine).to(field.affine)
     length = float(made.detach())
     lengths = {"step": length, "angle": angle, "cutoff": cutoff}
     lengths["minlength"] = 5 * size if minlength is None else minlength
     lengths["maxlength"] = 100 * size if maxlength is None else maxlength
     for name, value in lengths.items():
         if not value >= 0 or not math.isfinite(value):
-            raise ValueError(f"tract.options: {name} must not be negative, got {value}")
+            raise ValueError(
+                f"tract.options: {name} must not be negative or infinite, got {value}"
+            )
     if not 0 < angle <= math.pi or length <= 0:
         raise ValueError(
             f"tract.options: the step must be positive, got {length} mm, and the angle"

@@ -5,6 +5,7 @@ the ends, cotangents back, and what happens at a point is looked up again on the
 Every rule is plain torch of attached points, so it can be differentiated again.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,15 @@ from mrsim import _remat
 from mrsim._check import concrete, transforming
 from mrsim.tract._direction import Change, Image
 from mrsim.tract._step import step_pull, step_push
-from mrsim.tract._world import Plan, batch_count, batch_of, column, folded, spread
+from mrsim.tract._world import (
+    Plan,
+    batch_of,
+    column,
+    columns,
+    folded,
+    spread,
+    starts,
+)
 from mrsim.tree import filled, smooth
 
 _FLUSH = 2**15  # steps whose cotangents wait for one addition to the image
@@ -156,29 +165,25 @@ class _Flat(NamedTuple):
 
     def part(self, n: int) -> Image:
         """Return the image for the first lanes."""
-        first = self.image.first
-        return Image(
-            self.image.values,
-            None if first is None else first[:n],
-            _cut(self.image.inverse, n),
-            _cut(self.image.model, n),
-        )
+        values, *rest = self.image
+        return Image(values, *(_cut(x, n) for x in rest))
 
 
-def _cut(x: Tensor, n: int) -> Tensor:
-    return x if x.shape[-1] == 1 else x[..., :n]
+def _cut(x: Tensor | None, n: int) -> Any:
+    """Return the first lanes of what every lane has, or all share, if it is there."""
+    return x if x is None or x.shape[-1] == 1 else x[..., :n]
 
 
 def _flat(plan: Plan, batch: tuple[int, ...], tensors: Sequence[Tensor]) -> _Flat:
     _, values, inverse, step, model, points, directions, length, before = tensors[:9]
-    size, T = batch_count(batch), plan.capacity
+    size, T = math.prod(batch), plan.capacity
     wide = [x.expand((*batch, *x.shape[plan.rank :])) for x in tensors[5:9]]
     points, directions = (x.reshape(size * T, 3) for x in wide[:2])
     length, before = (x.reshape(size) for x in wide[2:])
     after = (length - before - 1).clamp(min=0)
     ids = torch.arange(size, device=points.device).repeat(2)
     count = torch.cat([before, after])
-    way = torch.ones_like(ids).index_fill(0, ids[:size] * 0 + ids[:size], -1)
+    way = torch.ones_like(ids).index_fill(0, ids[:size], -1)
     row = ids * T + before.repeat(2)
     live = [2 * size] * (T - 1)
     if concrete(count):
@@ -186,13 +191,24 @@ def _flat(plan: Plan, batch: tuple[int, ...], tensors: Sequence[Tensor]) -> _Fla
         ids, way, row = ids[order], way[order], row[order]
         steps = torch.arange(int(count[0]) if size else 0, device=count.device)
         live = torch.searchsorted(-count, -steps).tolist()
-    parts = [spread(x, plan.rank, batch) for x in (values, inverse, step, model)]
-    rows, turn, h, fit = parts
-    first = None if rows.index is None else (rows.index * values.shape[-2])[ids]
-    columns = [column(x) for x in (turn, h, fit)]
-    turn, h, fit = (x if x.shape[-1] == 1 else x[..., ids] for x in columns)
-    image = Image(rows.values.flatten(0, 1), first, turn, fit)
+    rows, first = _rows(plan, batch, values, ids)
+    turn, h, fit = (_each(plan, batch, x, ids) for x in (inverse, step, model))
+    image = Image(rows, first, turn, fit)
     return _Flat(image, h, points, directions, ids, row, way, count, live)
+
+
+def _rows(
+    plan: Plan, batch: tuple[int, ...], images: Tensor, ids: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Return the rows of all images, and that at which each lane's image starts."""
+    split = spread(images, plan.rank, batch)
+    first = starts(split, images.shape[-2])
+    return split.values.flatten(0, 1), None if first is None else first[ids]
+
+
+def _each(plan: Plan, batch: tuple[int, ...], leaf: Tensor, ids: Tensor) -> Tensor:
+    """Return what each lane has of a small leaf, or all share."""
+    return columns(column(spread(leaf, plan.rank, batch)), ids)
 
 
 def _again(plan: Plan, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -208,37 +224,22 @@ def _push(rule: _Push, *tensors: Tensor) -> Tensor:
     flat = _flat(plan, batch, _again(plan, tensors))
 
     def moved(k: int) -> Tensor | None:
-        if k not in moves:
-            return None
-        made = column(spread(moves[k], plan.rank, batch))
-        return made if made.shape[-1] == 1 else made[..., flat.ids]
+        return _each(plan, batch, moves[k], flat.ids) if k in moves else None
 
-    seed, dh = moved(0), moved(3)
-    change = Change(None, None, moved(2), moved(4))
-    first = None
+    seed, turn, dh, fit = map(moved, (0, 2, 3, 4))
+    values, first = None, None
     if 1 in moves:
-        split = spread(moves[1], plan.rank, batch)
-        change = change._replace(values=split.values.flatten(0, 1))
-        first = None if split.index is None else split.index * moves[1].shape[-2]
-        first = None if first is None else first[flat.ids]
+        values, first = _rows(plan, batch, moves[1], flat.ids)
     lanes = len(flat.ids)
     dp = flat.points.new_zeros((3, lanes)) if seed is None else seed.expand(3, lanes)
     rows, parts = [flat.row], [dp / 2]  # each of the two halves brings the seed
     for k in range(len(flat.live)):
         n, on, base, tip, edge = flat.at(k)
         p, d = flat.points[base].t(), flat.directions[edge].t()
-        some = Change(
-            dp[:, :n],
-            change.values,
-            None if change.inverse is None else _cut(change.inverse, n),
-            None if change.model is None else _cut(change.model, n),
-        )
-        slip = None if dh is None else _cut(dh, n)
-        image, h = flat.part(n), _cut(flat.h, n)
-        moves_on = step_push(
-            plan, image, h, p, d, some, slip, None if first is None else first[:n]
-        )
-        dp = torch.where(on, moves_on, dp[:, :n])
+        change = Change(dp[:, :n], values, _cut(turn, n), _cut(fit, n))
+        h, slip, start = (_cut(x, n) for x in (flat.h, dh, first))
+        ahead = step_push(plan, flat.part(n), h, p, d, change, slip, start)
+        dp = torch.where(on, ahead, dp[:, :n])
         rows.append(torch.where(on, tip, 0))
         parts.append(torch.where(on, dp, 0.0))
     made = torch.zeros_like(flat.points)
@@ -286,7 +287,7 @@ class _Sum:
         outer = batch[: rank - inner]
         self.shape = (*outer, *leaf.shape[rank - inner :])
         lead = (*outer, *leaf.shape[rank - inner : rank])
-        self.count = batch_count(lead)
+        self.count = math.prod(lead)
         slots = torch.arange(self.count, device=leaf.device).reshape(lead)
         self.slot = slots.expand(batch).reshape(-1)[ids]
         self.leaf = leaf

@@ -7,10 +7,12 @@ temperature τ > 0 is differentiable in the FOD (Jang, Gu and Poole 2017).
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from mrsim._check import check_floats
 from mrsim.tract._options import Options
 from mrsim.tract._stream import Seed, Track, prepared
 from mrsim.tract.field import Field, inside, trilinear, voxels
@@ -47,6 +49,7 @@ def sample_cone(
         The track from the seed on, with T = steps + 1.
 
     Raises:
+        TypeError: a value is no floating tensor, or dtypes differ.
         ValueError: the seed has no direction, or the noise has another shape.
 
     Reference:
@@ -62,7 +65,6 @@ def sample_cone(
     >>> sample_cone(seed, noise, fod, tract.options(fod, step=0.5)).points.shape
     torch.Size([5, 3])
     """
-    _check(seed, noise, 3)
 
     def draw(state: State, some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         p, axes = state
@@ -77,7 +79,8 @@ def sample_cone(
         e, f = frame(u)
         return state[0] + options.step * u, torch.stack([u, e, f])
 
-    return _followed(seed, noise, field, options, temperature, draw, onward)
+    where = "tract.sample_cone"
+    return _followed(where, seed, noise, field, options, temperature, draw, onward)
 
 
 def transport(
@@ -107,6 +110,7 @@ def transport(
         The track from the seed on, with T = steps + 1.
 
     Raises:
+        TypeError: a value is no floating tensor, or dtypes differ.
         ValueError: the seed has no direction, or the noise has another shape.
 
     Reference:
@@ -122,7 +126,6 @@ def transport(
     >>> transport(seed, noise, fod, tract.options(fod, step=0.5)).points.shape
     torch.Size([5, 3])
     """
-    _check(seed, noise, 3)
     h = options.step
     most = 2 * math.sin(options.angle / 2)
 
@@ -139,7 +142,8 @@ def transport(
         move, u = _arc(bend[None], axes, h)
         return p + move[0], _carried(axes, unit(u[0]))
 
-    return _followed(seed, noise, field, options, temperature, draw, onward)
+    where = "tract.transport"
+    return _followed(where, seed, noise, field, options, temperature, draw, onward)
 
 
 def _arc(bends: Tensor, axes: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,6 +167,7 @@ def _carried(axes: Tensor, u: Tensor) -> Tensor:
 
 
 def _followed(
+    where: str,
     seed: Seed,
     noise: Tensor,
     field: Field,
@@ -172,8 +177,10 @@ def _followed(
     onward: Callable[[State, Tensor], State],
 ) -> Track:
     """Walk: draw candidates, weigh them by the FOD on their points, go on with one."""
-    plan, leaves = prepared("tract.sample", seed, field, options)
+    _check(where, seed, noise)
+    plan, leaves = prepared(where, seed, field, options)
     values, turn = leaves[2], leaves[3]
+    look = partial(_looked, values, turn, plan.rule.shape)
     u = unit(leaves[1])
     state = (leaves[0], torch.stack([u, *frame(u)]))
     held = inside(voxels(turn[..., None], state[0][:, None]), plan.rule.shape)[0]
@@ -181,28 +188,14 @@ def _followed(
     points, ways, length = [state[0]], [], held.long()
     for some in noise:
         chosen, places, along = draw(state, some)
-        count = along.shape[0] * along.shape[1]
-        where = places.expand(along.shape).reshape(count, 3)
-        ahead = unit(along.reshape(count, 3).t()).t()
-        size, within = _looked(values, turn, plan.rule.shape, where, ahead)
-        size = size.reshape(along.shape[:2]).mean(1)
-        fine = within.reshape(along.shape[:2])[:, 0] & (size >= options.cutoff)
-        score = torch.where(fine, size, 1.0).log() - (-some[:, 2].log()).log()
-        score = torch.where(fine, score, -math.inf)
-        any_ = fine.any()
-        score = torch.where(any_, score, 0.0)
+        score, stop = _judged(look, places, along, options.cutoff, some[:, 2])
         weights = _weights(score, temperature)
         further = onward(state, (weights[:, None] * chosen).sum(0))
-        border = ~within.any()
-        stop = torch.where(any_, GO, torch.where(border, IMAGE, MODEL))
         reason = torch.where(reason == GO, stop, reason)
         go = reason == GO
-        moved = further[1][0]
-        ways.append(torch.where(go, moved, 0.0))
-        state = (
-            torch.where(go, further[0], state[0]),
-            torch.where(go, further[1], state[1]),
-        )
+        ways.append(torch.where(go, further[1][0], 0.0))
+        at, axes = (torch.where(go, x, y) for x, y in zip(further, state, strict=True))
+        state = at, axes
         points.append(torch.where(go, state[0], 0.0))
         length = length + go.long()
     full = torch.where(reason == GO, LENGTH, reason)
@@ -214,6 +207,26 @@ def _followed(
         accepted=length >= options.least,
         reasons=torch.stack([full, torch.zeros_like(full)]),
     )
+
+
+def _judged(
+    look: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    places: Tensor,
+    along: Tensor,
+    cutoff: float,
+    luck: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the candidates' scores (K,), and why none can be taken, or `GO`."""
+    shape = along.shape[:2]
+    ahead = unit(along.flatten(0, 1).t()).t()
+    size, within = look(places.expand(along.shape).flatten(0, 1), ahead)
+    size, within = size.reshape(shape).mean(1), within.reshape(shape)
+    fine = within[:, 0] & (size >= cutoff)
+    luck = luck.clamp(min=torch.finfo(luck.dtype).tiny)  # torch.rand does give 0
+    score = torch.where(fine, size, 1.0).log() - (-luck.log()).log()
+    found = fine.any()
+    score = torch.where(found, torch.where(fine, score, -math.inf), 0.0)
+    return score, torch.where(found, GO, torch.where(within.any(), MODEL, IMAGE))
 
 
 def _looked(
@@ -242,11 +255,12 @@ def _weights(score: Tensor, temperature: float) -> Tensor:
     return best.to(score)
 
 
-def _check(seed: Seed, noise: Tensor, last: int) -> None:
+def _check(where: str, seed: Seed, noise: Tensor) -> None:
+    check_floats(where, seed=seed.position, noise=noise)
     if seed.direction is None:
-        raise ValueError("tract: a sampled streamline needs a Seed with a direction")
-    if noise.ndim != 3 or noise.shape[2] != last:
+        raise ValueError(f"{where}: a sampled streamline needs a Seed with a direction")
+    if noise.ndim != 3 or not noise.shape[1] or noise.shape[2] != 3:
         raise ValueError(
-            f"tract: noise must be (steps, candidates, {last}) uniform numbers, as"
-            f" torch.rand(steps, candidates, {last}), got {tuple(noise.shape)}"
+            f"{where}: noise must be (steps, candidates, 3) uniform numbers, as"
+            f" torch.rand(steps, candidates, 3), got {tuple(noise.shape)}"
         )

@@ -194,7 +194,7 @@ def _fit(field: Signals) -> Tensor:
     w = b / scale
     columns = [x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z]
     design = torch.stack([*(w * c for c in columns), -torch.ones_like(b)], 1)
-    unit = torch.tensor([1 / scale] * 6 + [1.0]).to(b)
+    unit = torch.tensor([1 / scale] * 6 + [1.0], dtype=b.dtype).to(b.device)
     return unit[:, None] * torch.linalg.pinv(design)
 
 

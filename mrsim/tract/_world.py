@@ -1,5 +1,6 @@
 """The driver's view: a flat batch of streamlines, each with its row of every input."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ class Zone(NamedTuple):
 def spread(leaf: Tensor, rank: int, batch: Sequence[int]) -> Leaf:
     """Split a leaf with leading batch axes into distinct values and an index."""
     lead = leaf.shape[:rank]
-    values = leaf.reshape(batch_count(lead), *leaf.shape[rank:])
+    values = leaf.reshape(math.prod(lead), *leaf.shape[rank:])
     if len(values) == 1:
         return Leaf(values, None)
     index = torch.arange(len(values), device=leaf.device).reshape(lead)
@@ -87,21 +88,21 @@ def world(plan: Plan, leaves: Sequence[Tensor]) -> World:
     batch = batch_of(leaves, plan.rank)
     split = [spread(x, plan.rank, batch) for x in leaves]
     seed, direction, values, inverse, step, model = split[:6]
-    count = batch_count(batch)
+    count = math.prod(batch)
     wide = [column(x).expand(3, count).contiguous() for x in (seed, direction)]
     rows = values.values.flatten(0, 1)
     zones = {}
     for k, (name, shape) in enumerate(plan.regions):
         images, turn, spheres = split[6 + 3 * k : 9 + 3 * k]
         flat = images.values.transpose(0, 1).flatten(1) > 0.5
-        first = _first(images, images.values.shape[-1])
+        first = starts(images, images.values.shape[-1])
         zones[name] = Zone(shape, flat, first, column(turn), column(spheres))
     return World(
         wide[0],
         wide[1],
         rows,
         (rows != 0).any(1),
-        _first(values, values.values.shape[1]),
+        starts(values, values.values.shape[1]),
         column(inverse),
         column(step),
         column(model),
@@ -109,15 +110,8 @@ def world(plan: Plan, leaves: Sequence[Tensor]) -> World:
     )
 
 
-def batch_count(batch: Sequence[int]) -> int:
-    """Return how many streamlines a batch has."""
-    made = 1
-    for n in batch:
-        made *= n
-    return made
-
-
-def _first(leaf: Leaf, size: int) -> Tensor | None:
+def starts(leaf: Leaf, size: int) -> Tensor | None:
+    """Return for each streamline the row at which its image of so many rows starts."""
     return None if leaf.index is None else leaf.index * size
 
 
@@ -126,8 +120,8 @@ def chosen(w: World, ids: Tensor) -> World:
     zones = {
         name: z._replace(
             first=None if z.first is None else z.first[ids],
-            inverse=_columns(z.inverse, ids),
-            spheres=_columns(z.spheres, ids),
+            inverse=columns(z.inverse, ids),
+            spheres=columns(z.spheres, ids),
         )
         for name, z in w.regions.items()
     }
@@ -137,14 +131,15 @@ def chosen(w: World, ids: Tensor) -> World:
         w.values,
         w.support,
         None if w.first is None else w.first[ids],
-        _columns(w.inverse, ids),
-        _columns(w.step, ids),
-        _columns(w.model, ids),
+        columns(w.inverse, ids),
+        columns(w.step, ids),
+        columns(w.model, ids),
         zones,
     )
 
 
-def _columns(x: Tensor, ids: Tensor) -> Tensor:
+def columns(x: Tensor, ids: Tensor) -> Tensor:
+    """Return the columns of some streamlines, or the one that all share."""
     return x if x.shape[-1] == 1 else x[..., ids]
 
 

@@ -15,6 +15,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from mrsim._check import check_floats
+
 Basis = Literal[
     "tournier07", "tournier07_legacy", "descoteaux07", "descoteaux07_legacy"
 ]
@@ -92,6 +94,7 @@ def harmonics(directions: Tensor, lmax: int, basis: Basis = "tournier07") -> Ten
 
     Raises:
         ValueError: lmax is odd, the basis unknown or the last axis not 3 long.
+        TypeError: directions are no floating tensor.
 
     Reference:
         Tournier 2007, NeuroImage 35:1459; Tournier 2019, NeuroImage 202:116137;
@@ -102,6 +105,7 @@ def harmonics(directions: Tensor, lmax: int, basis: Basis = "tournier07") -> Ten
     tensor([0.2821, 0.0000, -0.0000, 0.6308, -0.0000, -0.0000])
     """
     terms(lmax)
+    check_floats("harmonics", directions=directions)
     if directions.shape[-1:] != (3,):
         raise ValueError(
             f"harmonics: directions must have shape (..., 3), got"
@@ -137,12 +141,14 @@ def zonal(z: Tensor, lmax: int) -> Tensor:
 
     Raises:
         ValueError: lmax is odd or negative.
+        TypeError: z is no floating tensor.
 
     >>> import torch
     >>> zonal(torch.tensor(1.0), 2)
     tensor([0.2821, 0.6308])
     """
     terms(lmax)
+    check_floats("zonal", z=z)
     return torch.stack([q for _, q in _legendre(z, 0, lmax)], -1)
 
 

@@ -28,7 +28,8 @@ def fit_tensor(
 
     Weighted least squares of log S = log S0 − b gᵀD g: weights first the signals, then
     the signals of the last fit, as MRtrix's dwi2tensor does by default. Signals below
-    1e-6 of the largest count as that, and those that are not finite not at all.
+    1e-6 of the largest count as that, and those that are not finite not at all; where
+    none is positive all is NaN.
 
     Args:
         signal: (volume,) [any unit].
@@ -64,6 +65,7 @@ def fit_tensor(
     data = signal.double()
     known = data.isfinite()
     top = torch.where(known, data, 0.0).amax()
+    top = torch.where(top > 0, top, torch.nan)
     raised = torch.where(known & (data > _SMALL * top), data, _SMALL * top)
     # in units of the largest b, where the unknowns are about 1
     unit = scheme.b.detach().double().amax().clamp_min(1.0)

@@ -265,6 +265,8 @@ def bundle_distance(
     >>> bundle_distance(line, two, line + torch.tensor([0.0, 2.0, 0.0]), two)
     tensor(2.)
     """
+    if not (len(a) and len(b)):  # torch.func cannot map over nothing
+        return a.new_tensor(torch.nan)
     in_a, in_b = count_a > 0, count_b > 0
     # a track without vertices becomes one at the origin, which is left out below
     a = torch.where(in_a.reshape(-1, 1, 1), a, 0.0)

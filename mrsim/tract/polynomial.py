@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mrsim._check import check_floats
+
 _SMALL = 2**13  # numbers below which one large product is faster (measured)
 Terms = tuple[list[list[int]], list[float], tuple[tuple[int, int, int], ...]]
 _Poly = dict[tuple[int, int, int], float]
@@ -266,11 +268,13 @@ def amplitude(coefficients: Tensor, direction: Tensor) -> Tensor:
 
     Raises:
         ValueError: N fits no even degree.
+        TypeError: a value is no floating tensor, or dtypes differ.
 
     >>> import torch
     >>> amplitude(torch.tensor([1.0, 0, 0, 1.0, 0, 0]), torch.tensor([0.0, 0, 1]))
     tensor(0.9129)
     """
+    check_floats("amplitude", coefficients=coefficients, direction=direction)
     T = polynomial(coefficients)
     L = degree(T.shape[-1])
     H = curvature(T, direction)

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from mrsim._check import check_floats
 from mrsim.tract.basis import degree, harmonics, zonal
 from mrsim.tract.sphere import gauss
 
@@ -130,12 +131,14 @@ def tensor_response(
 
     Raises:
         ValueError: lmax is odd.
+        TypeError: b is no floating tensor.
 
     >>> import torch
     >>> b, axial, radial = torch.tensor([3000.0, 1.7e-3, 3e-4])
     >>> tensor_response(b, axial, radial, lmax=4)
     tensor([ 0.6209, -0.4549,  0.1966])
     """
+    check_floats("tensor_response", b=b)
     nodes, weights = (x.to(b) for x in gauss(_NODES))
     decay = radial + (axial - radial) * nodes**2
     signal = (-b.unsqueeze(-1) * decay).exp()

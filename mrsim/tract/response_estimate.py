@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from mrsim._check import concrete
 from mrsim.tract._csd import CSD, csd
 from mrsim.tract.basis import degree, harmonics, zonal
 from mrsim.tract.dwi_tensor import fa, fit_tensor, principal
@@ -20,6 +21,7 @@ from mrsim.tract.sphere import hemisphere
 _DENSE = 724  # directions among which peaks are sought
 _NEIGHBOURS = 22  # of a direction, itself included: those within about 14°
 _CANDIDATES = 10  # times the number that is read: voxels kept after the first round
+_SOUND = 1e-10  # of a degree's power: what the lower degrees must leave of it
 _ANISOTROPIC = 0.2  # FA above which a voxel is white matter, as in dwi2response
 
 
@@ -59,7 +61,7 @@ def fit_response(
         (degree,) [signal].
 
     Raises:
-        ValueError: lmax is odd.
+        ValueError: lmax is odd, or voxels and volumes are too few for it.
 
     >>> import torch
     >>> from mrsim import tract
@@ -72,6 +74,12 @@ def fit_response(
     y = signals.double().flatten()
     normal = a.mT @ a
     root = torch.linalg.cholesky_ex(normal)[0]
+    left = root.diagonal().square() / normal.diagonal()
+    if concrete(left) and not (left > _SOUND).all():
+        raise ValueError(
+            f"fit_response: {len(signals)} voxels and {len(directions)} volumes do not"
+            f" tell the degrees up to {lmax} apart; give more, or a smaller lmax"
+        )
     fit = torch.cholesky_solve((a.mT @ y).unsqueeze(-1), root).squeeze(-1)
     return fit.to(signals.dtype)
 
@@ -103,7 +111,8 @@ def fibre_response(
         The response, the voxels and their axes.
 
     Raises:
-        ValueError: there are fewer voxels than 1, or shapes do not fit.
+        ValueError: there are fewer voxels than 1, shapes do not fit, or voxels and
+            volumes are too few for lmax.
 
     Reference:
         Tournier, Calamante and Connelly 2013, NMR Biomed 26:1775.
@@ -175,8 +184,8 @@ def tissue_responses(
         Responses by shell; ``r.wm[r.shell]`` are those of the volumes, as `MSMT` wants.
 
     Raises:
-        ValueError: there is no b = 0 volume, no weighted shell, or a tissue has no
-            candidate.
+        ValueError: there is no b = 0 volume, no weighted shell, a tissue has no
+            candidate, or voxels and volumes are too few for lmax.
 
     >>> import torch
     >>> from mrsim import tract
@@ -199,7 +208,29 @@ def tissue_responses(
             f" {[round(float(x)) for x in b]} s/mm²"
         )
     data = signals.detach()
-    means = torch.stack([data[:, shell == k].mean(-1) for k in range(len(b))], -1)
+    wm, gm, csf, decay = _candidates(data, scheme, shell, len(b))
+    counts = [
+        max(1, round(s * len(v))) for s, v in zip(share, (wm, gm, csf), strict=True)
+    ]
+    csf = csf[decay[csf].topk(counts[2]).indices]
+    middle = (decay[gm] - decay[gm].median()).abs()
+    gm = gm[middle.topk(counts[1], largest=False).indices]
+    single = fibre_response(data[wm], scheme, lmax=lmax, number=counts[0])
+    chosen = wm[single.voxels]
+    rows = []
+    for k in range(len(b)):
+        part, ways = signals[chosen][:, shell == k], scheme.directions[shell == k]
+        row = fit_response(part, ways, single.axes, 0 if b[k] <= 100 else lmax)
+        rows.append(torch.nn.functional.pad(row, (0, lmax // 2 + 1 - len(row))))
+    grey, water = (_isotropic(signals[v], shell, len(b)) for v in (gm, csf))
+    return Responses(b, shell, torch.stack(rows), grey, water, (chosen, gm, csf))
+
+
+def _candidates(
+    data: Tensor, scheme: Scheme, shell: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the voxels that may be of each tissue, and all voxels' decay."""
+    means = torch.stack([data[:, shell == k].mean(-1) for k in range(count)], -1)
     low = shell <= 1
     inner = Scheme(b=scheme.b[low], directions=scheme.directions[low])
     tensor = vmap(fit_tensor, in_dims=(0, None))(data[:, low], inner).D
@@ -216,21 +247,7 @@ def tissue_responses(
                 f"tissue_responses: no voxel looks like {name}; give voxels of a whole"
                 f" brain, or responses from tensor_response"
             )
-    counts = [
-        max(1, round(s * len(v))) for s, v in zip(share, (wm, gm, csf), strict=True)
-    ]
-    csf = csf[decay[csf].topk(counts[2]).indices]
-    middle = (decay[gm] - decay[gm].median()).abs()
-    gm = gm[middle.topk(counts[1], largest=False).indices]
-    single = fibre_response(data[wm], scheme, lmax=lmax, number=counts[0])
-    chosen = wm[single.voxels]
-    rows = []
-    for k in range(len(b)):
-        part, ways = signals[chosen][:, shell == k], scheme.directions[shell == k]
-        row = fit_response(part, ways, single.axes, 0 if b[k] <= 100 else lmax)
-        rows.append(torch.nn.functional.pad(row, (0, lmax // 2 + 1 - len(row))))
-    grey, water = (_isotropic(signals[v], shell, len(b)) for v in (gm, csf))
-    return Responses(b, shell, torch.stack(rows), grey, water, (chosen, gm, csf))
+    return wm, gm, csf, decay
 
 
 def _isotropic(signals: Tensor, shell: Tensor, count: int) -> Tensor:

@@ -13,11 +13,12 @@ from torch.func import vmap
 
 from mrsim import tract
 from mrsim._check import require
-from mrsim._command import subcommand
+from mrsim._command import check_device, subcommand
 from mrsim.io import InputError
 from mrsim.tract_command import inputs
 from mrsim.tract_command.inputs import ALGORITHMS
 from mrsim.tract_files import save_tracks
+from mrsim.tract_files.tracks import check_ending
 
 _ABOUT = """\
 Deterministic streamlines as MRtrix's tckgen makes them, with its options and defaults:
@@ -104,6 +105,8 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         InputError: an input cannot be used.
     """
+    check_device(given.device)
+    check_ending(given.out)
     dtype = torch.float64 if given.double else torch.float32
     try:
         field, affine, shape = ALGORITHMS[given.algorithm](given, dtype)

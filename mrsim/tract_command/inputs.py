@@ -1,7 +1,6 @@
 """What a ``track`` command line names: images, regions, criteria and seeds."""
 
 import argparse
-import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,13 +37,8 @@ def _signals(given: argparse.Namespace, dtype: torch.dtype) -> Any:
         scheme = load_scheme(bvals, bvecs, affine, data.shape[-1])
     else:
         raise InputError("Tensor_Det needs a gradient table: --grad or --fslgrad")
-    moved = {"dtype": dtype, "device": given.device}
-    made = tract.Scheme(
-        b=scheme.b.to(**moved), directions=scheme.directions.to(**moved)
-    )
-    turn = affine.to(**moved)
-    field = tract.Signals(signals=data.to(**moved), scheme=made, affine=turn)
-    return field, affine, data.shape[:3]
+    field = tract.Signals(signals=data, scheme=scheme, affine=affine)
+    return to(field, dtype, given.device), affine, data.shape[:3]
 
 
 def _vectors(given: argparse.Namespace, dtype: torch.dtype) -> Any:
@@ -101,7 +95,7 @@ def _regions(name: str, given: Sequence[str], like: Tensor) -> tract.Regions | N
         stack = torch.stack([(data > 0).to(like) for data, _ in images])
         fields = {"images": stack, "affine": images[0][1].to(like)}
     if spheres:
-        table = torch.tensor(spheres).to(like)
+        table = like.new_tensor(spheres)
         fields |= {"centres": table[:, :3], "radii": table[:, 3]}
     return tract.Regions(**fields)
 
@@ -131,6 +125,8 @@ def direction(text: str | None) -> Tensor | None:
 def seeds(given: argparse.Namespace) -> Tensor:
     """Return all seed positions (seed, 3) [mm], float64, of a command line."""
     generator = torch.Generator().manual_seed(given.random)
+    if given.seeds_count < 1:
+        raise InputError("--seeds_count must be positive")
     if given.seed_sphere is not None:
         x, y, z, radius = _floats("--seed_sphere", given.seed_sphere, 4)
         draw = torch.randn(given.seeds_count, 3, generator=generator)
@@ -139,14 +135,12 @@ def seeds(given: argparse.Namespace) -> Tensor:
         return (torch.tensor([x, y, z]) + inside).double()
     if given.seed_grid_per_voxel is not None:
         path, count = _counted("--seed_grid_per_voxel", given.seed_grid_per_voxel)
-        places = [-0.5 + (k + 0.5) / count for k in range(count)]
-        offsets = torch.tensor([*itertools.product(places, repeat=3)])
-        return _in_voxels(path, offsets.double())
+        return tract.grid_seeds(*_mask(path), count)
     if given.seed_random_per_voxel is not None:
         path, count = _counted("--seed_random_per_voxel", given.seed_random_per_voxel)
-        return _in_voxels(path, None, count, generator)
+        return _random(path, count, generator)
     if given.seeds.name.endswith((".nii", ".nii.gz", ".mif", ".mif.gz")):
-        return _in_voxels(given.seeds, torch.zeros(1, 3, dtype=torch.float64))
+        return tract.grid_seeds(*_mask(given.seeds), 1)
     table = load_table(given.seeds)
     if table.shape[-1] != 3:
         raise InputError(
@@ -161,22 +155,19 @@ def _counted(name: str, given: Sequence[str]) -> tuple[Path, int]:
     return Path(given[0]), int(given[1])
 
 
-def _in_voxels(
-    path: Path,
-    offsets: Tensor | None,
-    count: int = 0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def _random(path: Path, count: int, generator: torch.Generator) -> Tensor:
+    """Return so many random positions in every voxel of a mask."""
+    mask, affine = _mask(path)
+    voxels = mask.nonzero().double()
+    draw = torch.rand(len(voxels), count, 3, generator=generator).double()
+    at = (voxels.unsqueeze(1) + draw - 0.5).flatten(0, 1)
+    return at @ affine[:3, :3].mT + affine[:3, 3]
+
+
+def _mask(path: Path) -> tuple[Tensor, Tensor]:
     data, affine = load_volumes(path)
     if data.ndim != 3:
         raise InputError(f"{path} must be 3-D, got shape {tuple(data.shape)}")
-    voxels = (data > 0).nonzero().double()
-    if not len(voxels):
+    if not (data > 0).any():
         raise InputError(f"{path} is zero everywhere; mark the voxels to seed")
-    if offsets is None:
-        draw = torch.rand(len(voxels), count, 3, generator=generator).double()
-        spread = draw - 0.5
-    else:
-        spread = offsets.expand(len(voxels), *offsets.shape)
-    at = (voxels.unsqueeze(1) + spread).flatten(0, 1)
-    return at @ affine[:3, :3].mT + affine[:3, 3]
+    return data > 0, affine

@@ -49,8 +49,7 @@ def save_tracks(
     'one.trk'
     """
     path = Path(path)
-    if path.suffix not in _TRACKS:
-        raise InputError(f"{path} must end in one of {', '.join(_TRACKS)}")
+    check_ending(path)
     points = [x.detach().cpu().float().numpy() for x in tracks]
     nib = require("nibabel", "io")
     header: dict[Any, Any] = dict(about or {})
@@ -71,6 +70,19 @@ def save_tracks(
     made = nib.streamlines.Tractogram(points, affine_to_rasmm=np.eye(4))
     nib.streamlines.save(made, str(path), header=header)
     return path
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a name whose ending is that of no file of tracks.
+
+    Args:
+        path: where tracks shall be written.
+
+    Raises:
+        InputError: it is none.
+    """
+    if path.suffix not in _TRACKS:
+        raise InputError(f"{path} must end in one of {', '.join(_TRACKS)}")
 
 
 def load_tracks(path: str | Path) -> list[Tensor]:
@@ -135,8 +147,8 @@ def _load_trx(path: Path) -> list[Tensor]:
             kinds = [names[n].split(".")[-1] for n in ("positions", "offsets")]
             flat = np.frombuffer(file.read(names["positions"]), kinds[0])
             offsets = np.frombuffer(file.read(names["offsets"]), kinds[1])
+        rows = torch.from_numpy(flat.astype(np.float32)).reshape(-1, 3)
+        starts = offsets[:count].astype(np.int64).tolist()
     except Exception as e:  # a zip can ask for what zipfile has not
         raise InputError(f"{path} cannot be read as tracks: {e!r}") from e
-    rows = torch.from_numpy(flat.astype(np.float32)).reshape(-1, 3)
-    starts = offsets[:count].astype(np.int64).tolist()
     return [rows[a:b] for a, b in itertools.pairwise([*starts, len(rows)])]

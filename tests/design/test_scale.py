@@ -47,6 +47,23 @@ def test_power_goes_from_the_average_to_the_worst_case() -> None:
     assert float(design.over(cost, tissues)(seq)) == pytest.approx(float(each.mean()))
     with pytest.raises(ValueError, match="at least 1"):
         design.over(cost, tissues, power=0.5)
+    for bad in (torch.ones(2), -weights, torch.zeros_like(weights)):
+        with pytest.raises(ValueError, match="one for each tissue"):
+            design.over(cost, tissues, bad)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, math.inf])
+def test_tissues_of_weight_0_take_no_part(power: float) -> None:
+    pair = Tissue(T1=torch.tensor([1.0, 2.0, 5.0]), T2=torch.tensor([0.1, 0.2, 0.0]))
+
+    def late(tissue: Tissue, t: Tensor) -> Tensor:
+        return t / tissue.T2
+
+    t, weights = torch.tensor(0.3), torch.tensor([1, 3, 0])
+    two = mrsim.tree.tree_map(lambda v: v[:2], pair)
+    wanted = design.over(late, two, weights[:2], power=power)(t)
+    assert wanted.isfinite()
+    assert torch.equal(design.over(late, pair, weights, power=power)(t), wanted)
 
 
 @pytest.mark.parametrize("power", [1.0, 4.0, math.inf])

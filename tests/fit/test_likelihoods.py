@@ -20,7 +20,8 @@ from mrsim.fit import (
     maps,
     variable_projection,
 )
-from mrsim.fit.likelihood import rician
+from mrsim.fit.likelihood import gaussian, rician
+from mrsim.tree import tree_map
 
 ECHOES = torch.arange(1, 9, dtype=torch.float64) * 0.012
 START = Tissue(T1=1.0, T2=0.06, M0=1.0)
@@ -116,6 +117,11 @@ def test_samples_are_weighted_by_their_noise(generator: torch.Generator) -> None
     data = (-ECHOES / 0.08).exp() + widths * unit
     fit = levenberg_marquardt(decay, "M0", "T2", sigma=widths, bounds={"T2": (0.01, 1)})
     found = many(fit, data)
+    plain = levenberg_marquardt(decay, "M0", "T2", sigma=widths.numpy())
+    listed = levenberg_marquardt(decay, "M0", "T2", sigma=widths.tolist())
+    for other in (plain, listed):
+        again = other(data[0], START, ECHOES).covariance
+        torch.testing.assert_close(again, found.covariance[0])
     truth = Tissue(T1=1.0, T2=0.08, M0=1.0)
     bound = mrsim.crlb(decay, "M0", "T2", sigma=widths)(truth, ECHOES)
     assert 0.9 < float(found.params.T2.var() / bound.T2) < 1.15
@@ -236,6 +242,10 @@ def test_maps_fit_the_mask_in_chunks(generator: torch.Generator) -> None:
     assert torch.equal(found.params.B1[1:], start.B1[1:])
     amplitude = found.params.M0[found.converged]
     assert (amplitude - 1).abs().max() < 0.1
+    one = maps(
+        fit, data[2, 3], tree_map(lambda v: v[2, 3] if v.ndim else v, start), ECHOES
+    )
+    torch.testing.assert_close(one.params.T2, whole.params.T2[2, 3])
 
 
 class KilledError(Exception):
@@ -271,6 +281,27 @@ def test_finished_chunks_survive_a_kill(
         maps(fit, data, start, ECHOES, **known)
 
 
+def test_numbers_are_those_of_the_data_in_double_precision() -> None:
+    data = (-ECHOES / 0.08).exp() + 0.01 * torch.cos(ECHOES * 99)
+    known: Any = {"sigma": 0.1, "prior": {"T2": Prior(0.1, 0.3)}}
+    fit = levenberg_marquardt(decay, "M0", "T2", **known)
+    wide = fit(data, START, ECHOES)
+    torch.set_default_dtype(torch.float32)
+    try:
+        narrow = fit(data, START, ECHOES)
+    finally:
+        torch.set_default_dtype(torch.float64)
+    assert torch.equal(wide.covariance, narrow.covariance)
+    assert torch.equal(wide.params.T2, narrow.params.T2)
+
+
+def test_whole_numbers_have_no_density() -> None:
+    counts = torch.tensor([1, 2])
+    for density in (gaussian, rician):
+        with pytest.raises(TypeError, match="floating-point"):
+            density(counts, torch.ones(2), 0.5)
+
+
 def test_misuse_is_explained(generator: torch.Generator) -> None:
     data, mask, start = image(generator)
     fit = levenberg_marquardt(scaled, "M0", "T2")
@@ -278,6 +309,8 @@ def test_misuse_is_explained(generator: torch.Generator) -> None:
         maps(fit, data, start, ECHOES, mask=mask[:, 0])
     with pytest.raises(ValueError, match="empty"):
         maps(fit, data, start, ECHOES, mask=mask & ~mask)
+    with pytest.raises(ValueError, match="chunk must be positive"):
+        maps(fit, data, start, ECHOES, chunk=0)
     with pytest.raises(ValueError, match="likelihood must be"):
         levenberg_marquardt(decay, likelihood="poisson")  # pyright: ignore
     with pytest.raises(ValueError, match="give sigma"):

@@ -167,6 +167,13 @@ def test_misuse_is_explained() -> None:
         variable_projection(lambda p, t: decay(p, t) * (1 + 0j), "T2")(
             data, START, ECHOES
         )
+    with pytest.raises(ValueError, match="an unknown to search for"):
+        variable_projection(decay, "M0")(data, START, ECHOES)
+    # of as many samples as unknowns it would scale the covariance's columns
+    with pytest.raises(ValueError, match="sigma must be a number"):
+        variable_projection(decay, "T2", sigma=torch.ones(2))(
+            data[:2], START, ECHOES[:2]
+        )
 
 
 @pytest.mark.parametrize("fit", [levenberg_marquardt, variable_projection])

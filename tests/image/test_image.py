@@ -10,6 +10,7 @@ from torch.func import grad, jacfwd, jacrev, vmap
 
 import mrsim
 from mrsim import Tissue, epg, image
+from mrsim.tree import replace
 from mrsim.units import deg, ms
 
 SIZE = 12
@@ -231,5 +232,25 @@ def test_misuse_is_explained() -> None:
     bad = image.Readout(order=image.linear(6, 3), coils=torch.ones(2, 5, 6) + 0j)
     with pytest.raises(ValueError, match="coils must end"):
         image.kspace(torch.ones(6, 6, 3), bad)
+    fields = {"coils": torch.ones(6, 6) + 0j, "mask": torch.ones(2, 6, 6)}
+    for name, value in fields.items():
+        with pytest.raises(ValueError, match=f"{name} must end"):
+            image.kspace(torch.ones(6, 6, 3), replace(readout, **{name: value}))
+    for order in (torch.arange(6), -torch.ones(6, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="from 0 to 2"):
+            image.kspace(torch.ones(6, 6, 3), image.Readout(order=order))
+    with pytest.raises(ValueError, match="samples must have"):
+        image.reconstruct(torch.ones(5, 6), bad)
     with pytest.raises(ValueError, match="map"):
         image.echoes(epg.fse, Tissue(T1=1.0, T2=0.1), train())
+    with pytest.raises(ValueError, match="such maps or numbers"):
+        image.echoes(
+            epg.fse, Tissue(T1=1.0, T2=torch.ones(3, 4), B1=torch.ones(4)), train()
+        )
+
+
+def test_order_may_be_of_any_integers() -> None:
+    signal = torch.rand(6, 6, 3, generator=torch.Generator().manual_seed(0))
+    order = image.centric(6, 3)
+    made = image.kspace(signal, image.Readout(order=order.to(torch.int32)))
+    assert torch.equal(made, image.kspace(signal, image.Readout(order=order)))

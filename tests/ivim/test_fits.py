@@ -1,12 +1,11 @@
-"""Least squares, likelihood, posterior mode and the segmented fit of any model."""
+"""Least squares of every model, and bad input of all fits."""
 
 import math
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from ivim.fit_data import NAMES, PRIOR, B, Q, column, magnitude, phantom
 from torch.func import vmap
 
 import mrsim
@@ -14,9 +13,6 @@ from mrsim import ivim
 from mrsim.ivim import ordered
 from mrsim.tree import tree_leaves
 
-B = [0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 150.0, 300.0, 500.0, 800.0]
-Q = ivim.Acquisition(b=B)
-NAMES = ("S0", "f", "Dp", "D")
 FLOW = ivim.Acquisition(
     b=[0.0, 10.0, 40.0, 100.0, 200.0, 400.0, 800.0] * 2,
     c=[0.0, 0.3, 0.6, 1.0, 1.4, 2.0, 2.8] + [0.0] * 7,
@@ -25,11 +21,9 @@ FLOW = ivim.Acquisition(
     T=0.09,
     k=[1.0] * 7 + [-1.0] * 7,
 )
+
+
 TIMED = ivim.Acquisition(b=B * 2, TE=[0.05] * 10 + [0.1] * 10)
-
-
-def column(*values: float) -> Tensor:
-    return torch.tensor(values)
 
 
 MODELS = {
@@ -52,27 +46,6 @@ MODELS = {
     ),
     "simplified": (ivim.Simplified, Q, {"f": column(0.1, 0.3)}),
 }
-
-
-def phantom(count: int, sigma: float, generator: torch.Generator) -> Any:
-    u = torch.rand(4, count, generator=generator)
-    truth = ivim.Biexp(
-        S0=0.8 + 0.4 * u[0],
-        f=0.05 + 0.4 * u[1],
-        Dp=0.01 + 0.08 * u[2],
-        D=5e-4 + 2e-3 * u[3],
-    )
-    clean = vmap(ivim.signal, in_dims=(0, None))(truth, Q)
-    return clean + sigma * torch.randn(clean.shape, generator=generator), truth
-
-
-def magnitude(
-    count: int, sigma: float, generator: torch.Generator, coils: int = 1
-) -> Any:
-    y, truth = phantom(count, 0.0, generator)
-    noise = sigma * torch.randn(*y.shape, 2 * coils, generator=generator)
-    channels = noise + torch.nn.functional.pad(y.unsqueeze(-1), (0, 2 * coils - 1))
-    return channels.norm(dim=-1), truth
 
 
 # ------------------------------------------------------------- least squares
@@ -216,7 +189,6 @@ METHODS = {
     "likelihood": lambda y, q: ivim.maximum_likelihood(y, q, sigma=0.02),
     "mode": lambda y, q: ivim.posterior_mode(y, q, sigma=0.02, prior=PRIOR),
 }
-PRIOR = ivim.Prior(mean=column(0.0, -1.0, -1.0, -0.5), covariance=torch.eye(4))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -257,143 +229,6 @@ def test_single_precision_stays(method: Any, generator: torch.Generator) -> None
         made, truth = (getattr(x.params, name) for x in (found, wanted))
         off = (made.double() / truth - 1).abs()
         assert off.quantile(0.9) < 0.02
-
-
-# ---------------------------------------------------------------- likelihood
-
-
-@pytest.mark.parametrize("coils", [1, 4])
-def test_likelihood_is_at_its_maximum(coils: int, generator: torch.Generator) -> None:
-    y, _ = magnitude(60, 0.08, generator, coils)
-    found = ivim.maximum_likelihood(
-        y, Q, sigma=0.08, coils=coils, starts=2, tolerance=1e-6, iterations=200
-    )
-
-    def cost(x: Tensor, y: Tensor) -> Tensor:
-        p = ivim.Biexp(**dict(zip(NAMES, x, strict=True)))
-        return -ivim.noncentral_chi(y, ivim.signal(p, Q), 0.08, coils).sum()
-
-    x = torch.stack([getattr(found.params, n) for n in NAMES], -1)
-    torch.testing.assert_close(vmap(cost)(x, y), found.cost)
-    slope = vmap(torch.func.grad(cost))(x, y) * torch.tensor([1.0, 1.0, 0.05, 1e-3])
-    inside = found.converged.unsqueeze(-1) & ~found.at_bound
-    assert inside.double().mean() > 0.6
-    assert slope[inside].abs().amax() < 1e-2
-
-
-def test_likelihood_is_unbiased_where_least_squares_is_not(
-    generator: torch.Generator,
-) -> None:
-    truth = ivim.Biexp(S0=1.0, f=0.2, Dp=0.05, D=2e-3)
-    clean, sigma = ivim.signal(truth, Q), 0.1
-    noise = sigma * torch.randn(2000, len(B), 2, generator=generator)
-    y = torch.hypot(clean + noise[..., 0], noise[..., 1])
-    plain = ivim.varpro(y, Q, starts=2).params.D.median()
-    found = ivim.maximum_likelihood(y, Q, sigma=sigma).params.D.median()
-    assert plain < 1.8e-3
-    assert abs(found - 2e-3) < 0.6 * abs(plain - 2e-3)
-
-
-@pytest.mark.parametrize("coils", [0, 1, 2])
-def test_the_noise_is_told_by_the_misfit(
-    coils: int, generator: torch.Generator
-) -> None:
-    make = phantom if not coils else partial(magnitude, coils=coils)
-    y, _ = make(250, 0.06, generator)
-    y[3] = math.nan
-    found = ivim.noise_level(y, Q, coils=coils)
-    assert abs(float(found) / 0.06 - 1) < 0.06
-
-
-def test_the_noise_is_the_same_where_bounds_overlap(
-    generator: torch.Generator,
-) -> None:
-    y, _ = magnitude(120, 0.06, generator)
-    wide = {"D": (0.0, 0.1), "Dp": (0.0, 0.2)}
-    found, same = (ivim.noise_level(y, Q, coils=1, bounds=x) for x in (None, wide))
-    assert abs(float(same / found) - 1) < 0.05
-
-
-def test_unknown_sigma_is_estimated(generator: torch.Generator) -> None:
-    y, _ = magnitude(400, 0.05, generator)
-    guessed = ivim.maximum_likelihood(y, Q)
-    given = ivim.maximum_likelihood(y, Q, sigma=0.05)
-    ratio = guessed.covariance[:, 3, 3] / given.covariance[:, 3, 3]
-    assert abs(ratio.nanmedian().sqrt() - 1) < 0.1
-
-
-# ------------------------------------------------------------ posterior mode
-
-
-def test_mode_minimises_misfit_and_prior(generator: torch.Generator) -> None:
-    y, _ = phantom(30, 0.05, generator)
-    box = {"S0": (0.5, 1.5)}
-    found = ivim.posterior_mode(
-        y, Q, prior=PRIOR, sigma=0.05, bounds=box, tolerance=1e-7, iterations=100
-    )
-    low, high = (torch.tensor([ivim.limits(box)[n][k] for n in NAMES]) for k in (0, 1))
-
-    def cost(u: Tensor, y: Tensor) -> Tensor:
-        x = low + (high - low) * u.sigmoid()
-        p = ivim.Biexp(**dict(zip(NAMES, x, strict=True)))
-        misfit = (ivim.signal(p, Q) - y).square().sum() / 0.05**2
-        return (misfit + (u - PRIOR.mean).square().sum()) / 2
-
-    x = torch.stack([getattr(found.params, n) for n in NAMES], -1)
-    u = torch.logit((x - low) / (high - low))
-    torch.testing.assert_close(vmap(cost)(u, y), found.cost)
-    assert vmap(torch.func.grad(cost))(u, y).abs().amax() < 1e-3
-    assert found.converged.all()
-
-
-def test_learnt_prior_is_the_population(generator: torch.Generator) -> None:
-    mean, sd = column(-1.5, -1.0, -1.2), column(0.4, 0.3, 0.5)
-    u = mean + sd * torch.randn(3000, 3, generator=generator)
-    box = ivim.limits(fixed=["S0"])
-    low, high = (torch.tensor([box[n][k] for n in NAMES[1:]]) for k in (0, 1))
-    x = low + (high - low) * u.sigmoid()
-    p = ivim.Biexp(S0=torch.ones(3000), **dict(zip(NAMES[1:], x.mT, strict=True)))
-    clean = vmap(ivim.signal, in_dims=(0, None))(p, Q)
-    y = clean + 0.01 * torch.randn(clean.shape, generator=generator)
-    prior = ivim.learn_prior(y, Q, fixed={"S0": 1.0})
-    assert (prior.mean - mean).abs().amax() < 0.1
-    assert (prior.covariance.diagonal().sqrt() / sd - 1).abs().amax() < 0.2
-    first = ivim.learn_prior(y, Q, fixed={"S0": 1.0}, rounds=0)
-    assert (first.covariance.diagonal() > prior.covariance.diagonal()).all()
-
-
-# ----------------------------------------------------------------- segmented
-
-
-def test_segmented_is_exact_where_blood_is_gone() -> None:
-    q = ivim.Acquisition(b=[0.0, 10.0, 30.0, 60.0, 120.0, 400.0, 600.0, 800.0])
-    truth = ivim.Biexp(
-        S0=column(1.0, 500.0),
-        f=column(0.1, 0.3),
-        Dp=column(0.06, 0.09),
-        D=column(1e-3, 2e-3),
-    )
-    y = vmap(ivim.signal, in_dims=(0, None))(truth, q)
-    found = ivim.segmented(y, q).params
-    for name in NAMES:
-        made, wanted = getattr(found, name), getattr(truth, name)
-        torch.testing.assert_close(made, wanted, rtol=1e-5, atol=0.0)
-
-
-def test_segmented_survives_bad_signals(generator: torch.Generator) -> None:
-    y, _ = phantom(4, 0.02, generator)
-    good = ivim.segmented(y, Q).params
-    y[1, -1], y[2, -3:], y[3, 0] = -0.1, -1.0, math.nan
-    fit = ivim.segmented(y, Q)
-    found = fit.params
-    assert fit.converged.tolist() == [True, True, False, False]
-    assert (fit.covariance[0].diagonal() > 0).all()
-    torch.testing.assert_close(found.D[0], good.D[0])
-    assert found.D[1].isfinite()
-    assert found.D[2].isnan()
-    assert found.Dp[3].isnan()
-    with pytest.raises(ValueError, match="lower the threshold"):
-        ivim.segmented(y, Q, threshold=700.0)
 
 
 # ---------------------------------------------------------------- bad input
@@ -454,6 +289,8 @@ def test_nothing_to_learn_from_is_explained(method: Any) -> None:
         ({"fixed": {"f": 0.1}, "bounds": {"f": (0.0, 1.0)}}, "bounded or fixed"),
         ({"fixed": {"f": torch.ones(5)}}, "a map of shape"),
         ({"bounds": {"D": (0.0, 0.3)}}, "must ascend"),
+        ({"starts": 0}, "starts must be positive"),
+        ({"sigma": -1.0}, "sigma must be positive"),
     ],
 )
 def test_bad_input_is_explained(change: dict[str, Any], message: str) -> None:

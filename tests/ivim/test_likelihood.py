@@ -260,3 +260,9 @@ def test_bound_has_gradients_and_keeps_voxels_apart() -> None:
 def test_sigma_is_no_parameter() -> None:
     with pytest.raises(ValueError, match="name it as a nuisance"):
         ivim.crlb("f", "sigma", sigma=0.1)
+
+
+def test_noise_of_0_is_refused() -> None:
+    for bound in (ivim.crlb, ivim.fisher):
+        with pytest.raises(ValueError, match=f"ivim.{bound.__name__}: sigma must be"):
+            bound("f", sigma=0.0)

@@ -160,6 +160,14 @@ def test_the_setting_of_barbieri() -> None:
     p = ivim.physics_params(found.net, x)
     assert (p.Dp.mean(-1) >= p.D.mean(-1)).all()
     assert torch.equal(p.S0[0], x[:, 0])
+    # labels swapped on purpose are repaired, and no voxel spoils it for the others
+    *_, weight, bias = found.net.weights
+    order = [1, 0, 2]
+    turned = {n: found.net.weights[n][:, order] for n in (weight, bias)}
+    mixed = found.net._replace(weights=found.net.weights | turned)
+    x[5], x[6, 0] = math.nan, 0.0
+    fine = torch.arange(len(x)) > 6
+    torch.testing.assert_close(ivim.physics_params(mixed, x).Dp[:, fine], p.Dp[:, fine])
 
 
 def test_images_keep_their_shape(trained: Any) -> None:
@@ -270,6 +278,9 @@ def test_files_hold_no_code(
     [
         ({"outputs": "relu"}, "'ordered' or 'abs'"),
         ({"batch": 1000}, "at least"),
+        ({"batch": 0}, "batch must be positive"),
+        ({"epochs": 0}, "epochs must be positive"),
+        ({"patience": 0}, "patience must be"),
         ({"targets": torch.ones(300, 7, dtype=torch.float32)}, "shape of data"),
         ({"bounds": {"f": (1.0, 0.0)}}, "lower ≤ upper"),
     ],
@@ -284,6 +295,9 @@ def test_bad_data_are_explained(posterior: ivim.PosteriorNet) -> None:
     x, _, _ = simulated(300, 0.01)
     x[3, 4] = math.nan
     with pytest.raises(ValueError, match="leave these voxels out"):
+        ivim.train_physics(x, Q, seeded())
+    x[3] = 0.0
+    with pytest.raises(ValueError, match="b = 0 is 0"):
         ivim.train_physics(x, Q, seeded())
     with pytest.raises(ValueError, match="last axis"):
         ivim.posterior_estimate(posterior, x[:, :4], 0.05)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from ivim.fit_data import NAMES, B, Q, phantom
 from torch import Tensor
 from torch.func import vmap
 
@@ -14,23 +15,7 @@ import mrsim
 from mrsim import ivim
 from mrsim.ivim import _projection, small
 
-B = [0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 150.0, 300.0, 500.0, 800.0]
-Q = ivim.Acquisition(b=B)
-NAMES = ("S0", "f", "Dp", "D")
 SLOTS = {"S0": (0.9, 1.1), "f": (0.1, 0.35)}
-
-
-def phantom(count: int, sigma: float, generator: torch.Generator) -> Any:
-    """Return voxels with noise, and their truth."""
-    u = torch.rand(4, count, generator=generator)
-    truth = ivim.Biexp(
-        S0=0.8 + 0.4 * u[0],
-        f=0.05 + 0.4 * u[1],
-        Dp=0.01 + 0.08 * u[2],
-        D=5e-4 + 2e-3 * u[3],
-    )
-    clean = vmap(ivim.signal, in_dims=(0, None))(truth, Q)
-    return clean + sigma * torch.randn(clean.shape, generator=generator), truth
 
 
 def entries(matrix: Tensor) -> small.Matrix:
@@ -314,6 +299,8 @@ def test_three_compartments(generator: torch.Generator) -> None:
         ({"q": ivim.Acquisition(b=[1e6 * b for b in B])}, "s/m²"),
         ({"q": ivim.Acquisition(b=[b + 20 for b in B])}, "smallest b"),
         ({"q": ivim.Acquisition(b=B[:-1])}, "last axis"),
+        ({"sigma": 0.0}, "sigma must be positive"),
+        ({"starts": 0}, "starts must be positive"),
     ],
 )
 def test_bad_input_is_explained(change: dict[str, Any], message: str) -> None:

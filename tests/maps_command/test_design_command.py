@@ -162,6 +162,13 @@ def test_mistakes_are_explained(
         call(*words, "--out", tmp_path / "out")
 
 
+def test_maps_on_other_grids_are_told(tmp_path: Path) -> None:
+    t1 = save(tmp_path / "T1map.nii.gz", torch.ones(8), (2, 2, 2))
+    t2 = save(tmp_path / "T2map.nii.gz", torch.ones(12), (2, 2, 3))
+    with pytest.raises(io.InputError, match="another grid"):
+        call("design", "vfa", "--t1", t1, "--t2", t2, "--out", tmp_path / "out")
+
+
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     p = argparse.ArgumentParser()
     maps_command.add_parsers(p.add_subparsers())

@@ -93,6 +93,14 @@ def test_impossible_ranges_are_refused(ranges, log) -> None:
         match.latin(BASE, 10, log=log, **ranges)
 
 
+def test_a_dictionary_has_atoms() -> None:
+    with pytest.raises(ValueError, match="no values"):
+        match.grid(BASE, T1=[0.5, 1.0], T2=[])
+    for count, ranges in ((0, {"T1": (0.1, 1.0)}), (5, {})):
+        with pytest.raises(ValueError, match="at least one atom"):
+            match.latin(BASE, count, **ranges)
+
+
 def test_sobol_says_when_it_is_exhausted() -> None:
     with pytest.raises(ValueError, match="latin"):
         match.sobol(BASE, 2**30 + 1, T1=(0.1, 1.0))

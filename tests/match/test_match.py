@@ -117,6 +117,10 @@ def test_masks_and_bad_voxels() -> None:
     assert found.score[~good].isnan().all()
     assert found.scale[~good].isnan().all()
     assert match.params(d.atoms, found.index).T1[~good].isnan().all()
+    none = match.match(d, data, torch.zeros_like(mask))
+    assert none.index.shape == (3, 4)
+    assert (none.index == -1).all()
+    assert match.match(d, data[:0], top=2).score.shape == (0, 4, 2)
 
 
 def test_atoms_that_take_no_part() -> None:
@@ -161,3 +165,9 @@ def test_wrong_shapes_are_refused() -> None:
         match.match(d, torch.ones(2, 60), mask=torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="rank"):
         match.dictionary(signal, atoms(50), TIMES, rank=61)
+    with pytest.raises(ValueError, match="top must be at least 1"):
+        match.match(d, torch.ones(2, 60), top=0)
+    for rank in (None, 3):  # whole numbers would lose the basis and the scores
+        whole = match.dictionary(signal, atoms(50), TIMES, rank=rank)
+        with pytest.raises(TypeError, match="convert"):
+            match.match(whole, torch.ones(2, 60, dtype=torch.int16))

@@ -73,3 +73,6 @@ def test_bounds_hold_and_bad_voxels_stay_out() -> None:
         match.refine(d, found, data, "T1", bounds=tight)
     with pytest.raises(ValueError, match="scalar fields"):
         match.refine(d, found, data)
+    for name, message in (("T9", "no argument has a field"), ("df", "scalar fields")):
+        with pytest.raises(ValueError, match=message):
+            match.refine(d, found, data, name)

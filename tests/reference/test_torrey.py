@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import grad
+from torrey.fe_data import mesh
 
 from mrsim import torrey
 from mrsim.tree import replace
@@ -39,13 +40,7 @@ class Case(NamedTuple):
 @cache
 def case(name: str) -> Case:
     data = dict(np.load(Path(FOLDER) / f"{name}.npz"))
-    nodes, topology = torrey.make_mesh(
-        data["points"] * um,
-        data["elements"],
-        data["elem_marker"],
-        data["facets"],
-        data["facet_marker"],
-    )
+    nodes, topology = mesh(data)
     speed = um / us
     inside = {int(k): float(x) * speed for k, x in zip(*_kappa(data, 2), strict=True)}
     outside = [float(x) * speed for x in _kappa(data, 1)[1]]

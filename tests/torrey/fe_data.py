@@ -34,16 +34,21 @@ def names(key: str) -> list[str]:
     return [n for n in found if key in np.load(FOLDER / f"{n}.npz").files]
 
 
-@cache
-def case(name: str) -> Case:
-    data = dict(np.load(FOLDER / f"{name}.npz"))
-    nodes, topology = torrey.make_mesh(
+def mesh(data: dict[str, np.ndarray]) -> tuple[torrey.Nodes, torrey.Topology]:
+    """Return the mesh of a case's arrays, which are in micrometres."""
+    return torrey.make_mesh(
         data["points"] * um,
         data["elements"],
         data["elem_marker"],
         data["facets"],
         data["facet_marker"],
     )
+
+
+@cache
+def case(name: str) -> Case:
+    data = dict(np.load(FOLDER / f"{name}.npz"))
+    nodes, topology = mesh(data)
     corners = {tuple(sorted(f)): k for k, f in enumerate(data["facets"].tolist())}
     values = dict(zip(data["kappa_ids"].tolist(), data["kappa"].tolist(), strict=True))
 

@@ -175,3 +175,11 @@ def test_impossible_shapes_are_refused(call, words):
 def test_a_fold_is_refused():
     with pytest.raises(ValueError, match=r"element \d+, .*inverted"):
         torrey.mesh_axon(torrey.Axon(radii=3e-3, length=2e-2, bend=1e3), size=1.5e-3)
+
+
+def test_boxes_and_slabs_have_positive_sides() -> None:
+    for sides in ([-1e-3, 1e-3, 1e-3], [0.0, 1e-3, 1e-3], [float("nan"), 1e-3, 1e-3]):
+        with pytest.raises(ValueError, match="sides must be positive"):
+            torrey.mesh_box(sides, (1, 1, 1))
+    with pytest.raises(ValueError, match="width must be positive"):
+        torrey.mesh_slab([0.0, 1e-3], size=1e-3, width=-1e-3)

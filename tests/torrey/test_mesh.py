@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torrey.fe_data import mesh
 
 from mrsim import torrey
 from mrsim.tree import tree_leaves, tree_map
@@ -112,13 +113,7 @@ def test_golden_meshes_are_numbered_as_documented(reference):
     for path in found:
         with np.load(path) as file:
             data = {k: file[k] for k in file.files}
-        nodes, topology = torrey.make_mesh(
-            data["points"] * um,
-            data["elements"],
-            data["elem_marker"],
-            data["facets"],
-            data["facet_marker"],
-        )
+        nodes, topology = mesh(data)
         made = torrey.compartment_volumes(nodes, topology) / um**3
         assert torch.allclose(made, torch.as_tensor(data["volumes"]), rtol=1e-12)
         back = topology.point[topology.elements]

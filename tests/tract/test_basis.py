@@ -117,3 +117,14 @@ def test_single_precision_and_vmap(generator: torch.Generator) -> None:
     small = vmap(lambda x: tract.harmonics(x, 8))(u.float())
     assert small.dtype == torch.float32
     assert torch.allclose(small.double(), exact, atol=2e-6)
+
+
+def test_whole_numbers_are_no_directions() -> None:
+    for f in (tract.harmonics, tract.zonal):  # they would round the basis to 0
+        with pytest.raises(TypeError, match="floating-point"):
+            f(torch.tensor([0, 0, 1]), 2)
+    one, up = torch.tensor([1, 0, 0, 1, 0, 0]), torch.tensor([0.0, 0.0, 1.0])
+    with pytest.raises(TypeError, match="floating-point"):
+        tract.amplitude(one, up)
+    with pytest.raises(TypeError, match="floating-point"):
+        tract.tensor_response(torch.tensor(1000), up[2] * 1e-3, up[2] * 1e-4)

@@ -163,6 +163,8 @@ def test_other_algorithms(folder: Path) -> None:
         ("{0}/fod.nii --seeds {0}/seeds.nii --seed_direction 0,0,0", "zero"),
         ("{0}/fod.nii --seeds {0}/seeds.nii --angle -3", "angle"),
         ("{0}/fod.nii --step 2 --seeds {0}/seeds.nii --out {0}/x.vtk", "must end"),
+        ("{0}/fod.nii --seed_sphere 0,0,0,1 --seeds_count -3", "positive"),
+        ("{0}/fod.nii --seeds {0}/seeds.nii --device nothing", "not available"),
         ("{0}/fod.nii --algorithm Tensor_Det --seeds {0}/seeds.nii", "--grad"),
     ],
 )

@@ -89,6 +89,8 @@ def test_connectome_counts_ends(generator: torch.Generator) -> None:
     at = torch.tensor([[0.0, 3.0, 3.0], [8.0, 3.0, 3.0]])
     line = at @ affine()[:3, :3].mT + affine()[:3, 3]
     made = tract.connectome(line[None], torch.tensor([2]), parcels(), affine())
+    none = tract.connectome(points[:0], counts[:0], parcels(), affine())
+    assert torch.equal(none, torch.zeros_like(made))
     hard[0, 2] = hard[2, 0] = 0.5
     assert torch.allclose(made, hard)
     weighted = tract.connectome(

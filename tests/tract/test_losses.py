@@ -150,6 +150,7 @@ def test_bundles(generator: torch.Generator) -> None:
     assert torch.allclose(slope[..., 2].sum(), torch.tensor(-1.0))
     none = tract.bundle_distance(a, 0 * counts, b, other)
     assert none.isnan()
+    assert tract.bundle_distance(a, counts, b[:0], other[:0]).isnan()
 
 
 def test_fibres_and_their_signal() -> None:

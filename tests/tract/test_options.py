@@ -50,6 +50,7 @@ def test_lengths_become_counts(given: dict[str, float], least: int, most: int) -
     [
         ({"step": 0.0}, "positive"),
         ({"step": -1.0}, "step must not be negative"),
+        ({"lanes": 0}, "lanes must be positive"),
         ({"angle": 60.0}, "rad"),
         ({"angle": 0.0}, "rad"),
         ({"cutoff": math.nan}, "cutoff"),

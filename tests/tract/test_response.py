@@ -152,3 +152,14 @@ def test_tissues_that_are_missing_are_told() -> None:
         tract.tissue_responses(x.signals[:, 4:], inner)
     with pytest.raises(ValueError, match="mask"):
         tract.fibre_response(x.signals[0], x.scheme)
+
+
+def test_a_response_that_data_do_not_tell_is_refused() -> None:
+    g, fibre = tract.hemisphere(30), torch.tensor([[0.0, 0.6, 0.8]])
+    data = signal(fibre[0], g, B)[None]
+    for some, axes, lmax in ((3, fibre, 8), (1, fibre, 2), (30, fibre[:0], 0)):
+        with pytest.raises(ValueError, match="smaller lmax"):
+            tract.fit_response(data[: len(axes), :some], g[:some], axes, lmax)
+    scheme = tract.Scheme(b=B.expand(30), directions=g)
+    with pytest.raises(ValueError, match="0 voxels"):
+        tract.fibre_response(data.expand(4, 30), scheme, lmax=4, number=0)

@@ -94,3 +94,21 @@ def test_bad_noise_teaches(kind: Callable[..., tract.Track]) -> None:
     seed = replace(seed, direction=along(1)[0])
     with pytest.raises(ValueError, match="candidates"):
         kind(seed, torch.rand(3, 4), FIELD, OPTIONS)
+    with pytest.raises(ValueError, match="candidates"):
+        kind(seed, torch.rand(3, 0, 3), FIELD, OPTIONS)
+    with pytest.raises(TypeError, match=r"noise is torch\.float32"):
+        kind(seed, torch.rand(3, 4, 3).float(), FIELD, OPTIONS)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+@KINDS
+def test_a_choice_by_the_number_0_is_a_choice(
+    kind: Callable[..., tract.Track], temperature: float
+) -> None:
+    seed = tract.Seed(position=inside(1)[0], direction=along(1)[0])
+    noise = torch.full((3, 1, 3), 0.01)
+    made = [
+        kind(seed, noise * scale, FIELD, OPTIONS, temperature).points
+        for scale in (torch.ones(3), torch.tensor([1.0, 1.0, 0.0]))
+    ]
+    assert torch.equal(*made)

@@ -163,3 +163,16 @@ def test_symmetric_tensors_have_derivatives_and_flat_ones_say_so() -> None:
     assert torch.allclose(direction.norm(), torch.ones(()))
     for jac in (jacfwd, jacrev):
         assert not jac(lambda d: tract.principal(d)[0])(pancake).isfinite().all()
+
+
+def test_a_voxel_without_a_positive_signal_is_nan() -> None:
+    b = torch.cat([torch.zeros(1), torch.full((29,), 1000.0)])
+    scheme = tract.Scheme(b=b, directions=tract.hemisphere(30))
+    signal = (-b * 1e-3).exp()
+    for bad in (-signal, 0 * signal, torch.nan * signal):
+        made = tract.fit_tensor(bad, scheme)
+        assert made.D.isnan().all()
+        assert made.S0.isnan()
+    both = torch.func.vmap(tract.fit_tensor, in_dims=(0, None))
+    pair = both(torch.stack([signal, -signal]), scheme).D
+    torch.testing.assert_close(pair[0], tract.fit_tensor(signal, scheme).D)
