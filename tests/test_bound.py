@@ -130,6 +130,17 @@ def test_numbers_know_the_same_noise(row: int, fields: Any, scales: Any) -> None
         assert bool(bound(RULE, *inputs).absent[row]) == silent
 
 
+def test_numbers_keep_double_precision_whatever_the_default() -> None:
+    before = torch.get_default_dtype()
+    wanted = stepwise(ROWS, EACH), grad(cost(stepwise, EACH))(REAL)
+    torch.set_default_dtype(torch.float32)
+    try:
+        made = fused(ROWS, EACH), grad(cost(fused, EACH))(REAL)
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(made, wanted, rtol=1e-9, atol=0)
+
+
 def test_what_numbers_leave_to_tensors() -> None:
     same = torch.stack([ROWS[0], ROWS[0], ROWS[2]])
     silent = ROWS * torch.tensor([1.0, 1e-17, 1.0])[:, None]

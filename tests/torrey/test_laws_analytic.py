@@ -67,7 +67,12 @@ CASES = [
         silent=("start", "TE"),
     ),
     Case("karger", of_mesh(partial(torrey.karger, steps=1)), (WIDE, PAIR), real=True),
-    Case("short", of_mesh(torrey.short_time), (WIDE, PAIR), silent=("start", "TE")),
+    Case(  # its apparent diffusion knows the shape of a waveform, not its strength
+        "short",
+        of_mesh(torrey.short_time),
+        (WIDE, PAIR),
+        silent=("q", "start", "TE"),
+    ),
 ]
 
 
