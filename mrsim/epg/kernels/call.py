@@ -24,7 +24,9 @@ INPUTS = (
 _ID = {name: i for i, name in enumerate(INPUTS)}
 SIGNAL, COTANGENT, AXES = len(INPUTS), len(INPUTS) + 1, 6
 VALUE, TANGENT, GRADIENT, TOTAL, MOVED_GRADIENT, MOVED_TOTAL = range(6)
-_HEADERS = ("readings", "knots", "pulses", "waits", "inputs", "states", "lanes")
+_HEADERS = (
+    *("readings", "layout", "knots", "pulses", "waits", "inputs", "states", "lanes"),
+)
 _SOURCES = ("fused.cpp", *(f"{name}.hpp" for name in _HEADERS))
 _LEAST = 2_000_000  # state updates that are worth another thread
 MOST = 4  # tangents of one call
@@ -178,9 +180,9 @@ def walk(
     listed, places = array("q"), array("q", ways)
     for a in arrays:
         listed.extend(_described(a))
-    stored, numbers = _of(table)
+    numbers = _of(table)[1]
     head = [lanes, len(batch), *batch, *_NO_AXES[len(batch) :]]
-    head += [threads(table, lanes), *numbers[:6], stored]
+    head += [threads(table, lanes), *numbers[:6]]
     head += [copies, len(places) - late, late, *numbers[6:], places.buffer_info()[0]]
     head += [len(arrays), listed.buffer_info()[0]]
     call = array("q", head)

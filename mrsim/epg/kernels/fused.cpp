@@ -7,83 +7,63 @@
 
 #include "readings.hpp"
 
-constexpr int UNROLLED = OWN && D == 1 && !BACK ? 2 : 1;  // orders of one turn of a loop
-constexpr L KEPT_BYTES = 1 << 22;  // more than that is recomputed instead (measured)
+constexpr int UNROLLED = OWN && D == 1 ? 2 : 1;  // orders of one turn of a loop
 
 struct Walk : Readings {
-  std::vector<Z> orders, order_bars;
-  std::vector<Kept> kept;
-  std::vector<L> cuts;
-  std::vector<std::vector<F>> place_marks;
-  std::vector<std::vector<Z>> order_marks;
+#if BACK
+  struct Mark { std::vector<F> f; std::vector<Z> z; };
+  std::vector<Mark> marks;  // what each stretch starts from
+  const std::vector<L>& cuts = layout.cuts;
+#endif
 
   Walk(const Call& c, L thread) : Readings(c, thread) {
-    Z no_order;
-    for (X& x : no_order.x) x = nothing();
-    orders.assign(c.orders, no_order);
 #if BACK
-    order_bars.assign(c.orders, no_order);
-    cuts = stretches();
-    L most = 0, longest = 1;
-    for (size_t s = 1; s < cuts.size() && c.knots; ++s) {
-      const L end = cuts[s] < c.knots ? knot(cuts[s])[STORE] : c.stored;
-      most = std::max(most, end - knot(cuts[s - 1])[STORE]);
-      longest = std::max(longest, cuts[s] - cuts[s - 1]);
-    }
-    kept.resize(most);
-    coefs.resize(longest);
-    place_marks.resize(cuts.size());
-    order_marks.resize(cuts.size());
+    coefs.resize(layout.longest);
+    marks.resize(cuts.size());
 #endif
   }
 
   // ------------------------------------------------------------------------ one knot
-  template <int ENTER, int LEAVE, bool pulses, bool zero, bool keep>
-  INLINE void there_at(const Coefs& c, const L* k, const Fade* fade, L i, L order) {
-    F &a = places[k[BASE] + order], &b = places[k[BASE] - order];
-    Z& z = orders[order];
-    Kept* now = keep ? &kept[k[STORE] - knot(start)[STORE] + i] : nullptr;
-    if constexpr (keep && pulses && LIGHT) {
-      Kept x{a, b, z};  // a compiler cannot tell that what is kept lies elsewhere
-      *now = x;
-      pulse<ENTER, LEAVE, zero>(c, fade + order, x.a, x.b, x.z);
-      a = x.a, z = x.z;
-      if constexpr (!zero) b = x.b;
-    } else {
-      if constexpr (keep) *now = {a, b, z};
-      if constexpr (pulses) pulse<ENTER, LEAVE, zero>(c, fade + order, a, b, z);
-      else pass<zero>(c, fade + order, z);
-    }
-  }
   template <int ENTER, int LEAVE, bool pulses, bool zero>
-  INLINE void back_at(const Coefs& c, Coefs& sum, const L* k, const Fade* fade, Fade* fade_sum,
-                      L i, L order) {
+  INLINE void there_at(const Coefs& c, const Fade* fade, const Side& from, const Side& to, L i) {
+    const Seen now{places[from.a + i * from.up_f], places[from.b - i * from.up_f],
+                   orders[from.z + i * from.up_z]};
+    const Made made{places[to.a + i * to.up_f], places[to.b - i * to.up_f],
+                    orders[to.z + i * to.up_z]};
+    if constexpr (pulses) pulse<ENTER, LEAVE, zero>(c, fade, now, made);
+    else pass<zero>(c, fade, now.z, made.z);
+  }
+  template <int ENTER, int LEAVE, bool pulses> __attribute__((flatten)) void forward(L j) {
+    const L* k = knot(j);
+    Coefs c;
+    find_coefs(j, c);
+    if (BACK) coefs[j - start] = c;
+    const Side from = layout.from(j), to = layout.to(j);
+    const L count = k[COUNT], first = k[FIRST], stride = k[STEP];
+    const Fade* fade = fades_of(k) + first;
+    L i = 0;
+    if (count && !first) there_at<ENTER, LEAVE, pulses, true>(c, fade, from, to, i++);
+#pragma GCC unroll UNROLLED
+    for (; i < count; ++i)
+      there_at<ENTER, LEAVE, pulses, false>(c, fade + i * stride, from, to, i);
+  }
+#if BACK
+  template <int ENTER, int LEAVE, bool pulses, bool zero>
+  INLINE void back_at(const Coefs& c, Coefs& sum, const Side& from, const L* k, const Fade* fade,
+                      Fade* fade_sum, L i, L order) {
+    const Seen raw{places[from.a + i * from.up_f], places[from.b - i * from.up_f],
+                   orders[from.z + i * from.up_z]};
     F &a = place_bars[k[BASE] + order], &b = place_bars[k[BASE] - order];
     Z& z = order_bars[order];
-    const Kept& raw = kept[k[STORE] - knot(start)[STORE] + i];
     if constexpr (pulses)
       unpulse<ENTER, LEAVE, zero>(c, sum, fade + order, fade_sum + order, raw, a, b, z);
     else
       unpass<zero>(c, sum, fade + order, fade_sum + order, raw, a, b, z);
   }
-  template <int ENTER, int LEAVE, bool pulses, bool keep>
-  __attribute__((flatten)) void forward(L j) {
-    const L* k = knot(j);
-    Coefs c;
-    find_coefs(j, c);
-    if constexpr (keep) coefs[j - start] = c;
-    const Fade* fade = fades_of(k);
-    const L count = k[COUNT], first = k[FIRST], stride = k[STEP];
-    L i = 0;
-    if (count && !first) there_at<ENTER, LEAVE, pulses, true, keep>(c, k, fade, i++, 0);
-#pragma GCC unroll UNROLLED
-    for (; i < count; ++i)
-      there_at<ENTER, LEAVE, pulses, false, keep>(c, k, fade, i, first + i * stride);
-  }
-  template <int ENTER, int LEAVE, bool pulses>
-  __attribute__((flatten)) void backward(L j) {
+  template <int ENTER, int LEAVE, bool pulses> __attribute__((flatten)) void backward(L j) {
     const L* k = knot(j);
     const Coefs c = coefs[j - start];
+    const Side from = layout.from(j);
     const Fade* fade = fades_of(k);
     Fade* sums = FADES ? fade_bars.data() + call.tops[k[WAIT]] : nullptr;
     const L count = k[COUNT], first = k[FIRST], stride = k[STEP];
@@ -91,29 +71,28 @@ struct Walk : Readings {
     clear(sum);
     // the last one first, as what was kept is read from its end
     for (L i = count; i-- > (count && !first);)
-      back_at<ENTER, LEAVE, pulses, false>(c, sum, k, fade, sums, i, first + i * stride);
-    if (count && !first) back_at<ENTER, LEAVE, pulses, true>(c, sum, k, fade, sums, 0, 0);
+      back_at<ENTER, LEAVE, pulses, false>(c, sum, from, k, fade, sums, i, first + i * stride);
+    if (count && !first) back_at<ENTER, LEAVE, pulses, true>(c, sum, from, k, fade, sums, 0, 0);
     unfind_coefs(j, sum);
   }
-  enum Way { PASS, KEEP, RETURN };
-  template <int ENTER, int LEAVE, bool pulses> void go(L j, Way way) {
-    if constexpr (BACK) {
-      if (way == KEEP) return forward<ENTER, LEAVE, pulses, true>(j);
-      if (way == RETURN) return backward<ENTER, LEAVE, pulses>(j);
-    }
-    forward<ENTER, LEAVE, pulses, false>(j);
-  }
-  void step(L j, Way way) {
-    const L* k = knot(j);
-    if (k[KIND] != 1) return go<1, 1, false>(j, way);
-#if PARTS == 1
-    if (k[ENTERS] < 0 && k[LEAVES] < 0) return go<-1, -1, true>(j, way);
-    if (k[ENTERS] < 0) return go<-1, 1, true>(j, way);
-    if (k[LEAVES] < 0) return go<1, -1, true>(j, way);
 #endif
-    go<1, 1, true>(j, way);
+  template <int ENTER, int LEAVE, bool pulses> void go(L j, bool returns) {
+#if BACK
+    if (returns) return backward<ENTER, LEAVE, pulses>(j);
+#endif
+    forward<ENTER, LEAVE, pulses>(j);
   }
-  void wipe(std::vector<F>& f, std::vector<Z>& z, const L* at, L count_f, L count_z) {
+  void step(L j, bool returns) {
+    const L* k = knot(j);
+    if (k[KIND] != 1) return go<1, 1, false>(j, returns);
+#if PARTS == 1
+    if (k[ENTERS] < 0 && k[LEAVES] < 0) return go<-1, -1, true>(j, returns);
+    if (k[ENTERS] < 0) return go<-1, 1, true>(j, returns);
+    if (k[LEAVES] < 0) return go<1, -1, true>(j, returns);
+#endif
+    go<1, 1, true>(j, returns);
+  }
+  static void wipe(std::vector<F>& f, std::vector<Z>& z, const L* at, L count_f, L count_z) {
     for (L i = 0; i < count_f; ++i)
       for (X& x : f[at[i]].x) x = nothing();
     for (L i = 0; i < count_z; ++i)
@@ -125,48 +104,45 @@ struct Walk : Readings {
     block.gather();
     find_kinds();
     find_fades();
-    wipe(places, orders, call.clears, 0, call.knots ? knot(0)[CLEAR] : 0);
+    wipe(places, orders, layout.clears(), 0, call.knots ? knot(0)[CLEAR] : 0);
+    Z& z = orders[layout.first_order()];
     for (int i = 0; i < N; ++i) {
-      orders[0].x[i] = nothing();
-      last(orders[0].x[i]) = kinds.start[i];
+      z.x[i] = nothing();
+      last(z.x[i]) = kinds.start[i];
     }
     const L early = call.knots ? knot(0)[FIRST_READING] : call.readings;
     for (L r = 0; r < early; ++r) look(r);
   }
-  void there(L from, L to, Way way) {
+  void there(L from, L to) {
+    start = from;
     for (L j = from; j < to; ++j) {
       const L* k = knot(j);
       if ((j - from) % AHEAD == 0) find_sines(j, std::min(j + AHEAD, to));
-      wipe(places, orders, call.clears + k[CLEAR], k[CLEARS_F], k[CLEARS_Z]);
-      step(j, way);
+      wipe(places, orders, layout.clears() + k[CLEAR], k[CLEARS_F], k[CLEARS_Z]);
+      step(j, false);
       for (L r = 0; r < k[READINGS]; ++r) look(k[FIRST_READING] + r);
     }
   }
 #if BACK
   // the way back keeps the states of one stretch at a time, in the caches
-  std::vector<L> stretches() const {
-    std::vector<L> found{0};
-    for (L j = 0; j < call.knots; ++j) {
-      const L end = knot(j)[STORE] + knot(j)[COUNT], begin = knot(found.back())[STORE];
-      if ((end - begin) * (L)sizeof(Kept) + (j - found.back()) * (L)sizeof(Coefs) > KEPT_BYTES &&
-          j > found.back())
-        found.push_back(j);
-    }
-    found.push_back(call.knots);
-    return found;
-  }
   void there_and_back(L copy) {
     const L last_one = (L)cuts.size() - 2;
     begin();
     for (L s = 0; s < last_one; ++s) {
-      place_marks[s] = places, order_marks[s] = orders;
-      there(cuts[s], cuts[s + 1], PASS);
+      const Slab &first = layout.starts[s], &end = layout.ends[s];
+      marks[s].f.assign(places.begin(), places.begin() + first.f.size());
+      marks[s].z.assign(orders.begin(), orders.begin() + first.z.size());
+      there(cuts[s], cuts[s + 1]);
+      std::copy_n(places.begin() + end.first_f, end.f.size(), places.begin());
+      std::copy_n(orders.begin() + end.first_z, end.z.size(), orders.begin());
     }
     reset();
     for (L s = last_one; s >= 0; --s) {
-      if (s < last_one) places = place_marks[s], orders = order_marks[s];
-      start = cuts[s];
-      there(cuts[s], cuts[s + 1], KEEP);
+      if (s < last_one) {
+        std::copy(marks[s].f.begin(), marks[s].f.end(), places.begin());
+        std::copy(marks[s].z.begin(), marks[s].z.end(), orders.begin());
+      }
+      there(cuts[s], cuts[s + 1]);
       back(cuts[s], cuts[s + 1], copy);
     }
     finish(copy);
@@ -196,7 +172,7 @@ struct Walk : Readings {
     for (L j = to; j-- > from;) {
       const L* k = knot(j);
       for (L r = 0; r < k[READINGS]; ++r) unlook(k[FIRST_READING] + r, copy);
-      step(j, RETURN);
+      step(j, true);
       wipe(place_bars, order_bars, call.clears + k[CLEAR], k[CLEARS_F], k[CLEARS_Z]);
     }
   }
@@ -216,7 +192,7 @@ static void one(Walk& walk, L block) {
   walk.more_copies();
 #else
   walk.begin();
-  walk.there(0, walk.call.knots, Walk::PASS);
+  walk.there(0, walk.call.knots);
 #endif
 }
 

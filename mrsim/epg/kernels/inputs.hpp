@@ -30,7 +30,7 @@ struct Array {
 
 struct Call {
   L lanes, ndim, sizes[AXES], threads, knots, readings, intervals, kinds, places, orders;
-  L stored, copies;  // copies of the cotangent
+  L copies;  // of the cotangent
   L tangents, late;  // that move states; that are of M0 alone, and scale the signal
   const L *knot, *reading, *clears, *waits, *rows, *tops;
   const L* ways;  // where each of these tangents lies on leading axes
@@ -145,12 +145,12 @@ struct Block {
       write(p, at, re), write(p + a->part, at, im);
     }
   }
-  // ask for the memory of a complex number before it is written
-  INLINE void expect(const Array* a, L lead, L row) const {
+  // ask for the memory of a complex number before it is read or written
+  template <bool written> INLINE void expect(const Array* a, L lead, L row) const {
     const R* p = a->data + lead * a->lead + row * a->row;
     const Lanes& at = of(a);
-    __builtin_prefetch(p + at.at[0], 1);
-    __builtin_prefetch(p + at.at[W - 1] + a->part, 1);
+    __builtin_prefetch(p + at.at[0], written);
+    __builtin_prefetch(p + at.at[W - 1] + a->part, written);
   }
   V tangent(int input, L k) const {
     const Array* t = arrays[input][TANGENT];

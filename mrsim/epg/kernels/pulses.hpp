@@ -22,14 +22,15 @@ template <bool zero> struct One {  // what a pulse is given and makes of a value
   }
 };
 template <int ENTER, int LEAVE, bool zero>
-INLINE void pulse(const Coefs& c, const Fade*, F& fa, F& fb, Z& fz) {
-  S &a = fa.x[0].re, &b = fb.x[0].re, &z = fz.x[0].re;
+INLINE void pulse(const Coefs& c, const Fade*, const Seen& now, const Made& made) {
+  const S &p = now.a.x[0].re, &q = now.b.x[0].re, &before = now.z.x[0].re;
+  S &a = made.a.x[0].re, &b = made.b.x[0].re, &z = made.z.x[0].re;
   const V &hh = zero ? c.hh0 : c.hh, &zz = zero ? c.zz0 : c.zz, &M = c.M[0].re.v[0];
   One<zero> one;
   each(AT {
     constexpr int i = i_at;
     V s, d, y;
-    one.template go<i, ENTER>(c, a, b, z, s, d, y);
+    one.template go<i, ENTER>(c, p, q, before, s, d, y);
     V H = c.HH * d + hh * y, n = c.dd * d + zz * y;
     if constexpr (i == 0) one.H = H, one.made = n;
     if constexpr (moves<ROTATION>(i)) {
@@ -37,13 +38,13 @@ INLINE void pulse(const Coefs& c, const Fade*, F& fa, F& fb, Z& fz) {
       n -= c.w.v[i] * one.H;
     }
     z.v[i] = n;
-    const V q = LEAVE > 0 ? M * s - H : H - M * s;
-    if constexpr (!zero) b.v[i] = q;
-    a.v[i] = M * s + H;
+    const V P = M * s + H, Q = LEAVE > 0 ? M * s - H : H - M * s;
+    if constexpr (!zero) b.v[i] = Q;
+    a.v[i] = P;
   });
 }
 template <int ENTER, int LEAVE, bool zero>
-INLINE void unpulse(const Coefs& c, Coefs& sum, const Fade*, Fade*, const Kept& k, F& fa,
+INLINE void unpulse(const Coefs& c, Coefs& sum, const Fade*, Fade*, const Seen& k, F& fa,
                     F& fb, Z& fz) {
   S &a = fa.x[0].re, &b = fb.x[0].re, &z = fz.x[0].re;
   const S &p = k.a.x[0].re, &q = k.b.x[0].re, &before = k.z.x[0].re;
@@ -124,23 +125,23 @@ INLINE void unturn(const Coefs& c, Coefs& sum, const S& d, const S& y, S H, S n,
   yb = hh * H + zz * n;
 }
 template <int ENTER, int LEAVE, bool zero>
-INLINE void pulse(const Coefs& c, const Fade* fade, F& a, F& b, Z& z) {
-  const Kept k = faded(fade, {a, b, z});
+INLINE void pulse(const Coefs& c, const Fade* fade, const Seen& now, const Made& made) {
+  const Kept k = faded(fade, now);
   const Z y = relaxed<zero, FOLDED && !zero>(c, k.z);
   const F p = carried(c, k.a), q = carried(c, k.b);
   for (int i = 0; i < NF; ++i) {
     const X u = mirrored<ENTER>(q.x[i]), A = p.x[i] + u, d = p.x[i] - u;
     X H;
     parts(PART(const S& d, const S& y, S& H, S& n) { turn<zero>(c, d, y, H, n); },
-          d, y.x[i], H, z.x[i]);
-    if constexpr (!zero) b.x[i] = mirrored<LEAVE>(A - H);
-    a.x[i] = A + H;
+          d, y.x[i], H, made.z.x[i]);
+    if constexpr (!zero) made.b.x[i] = mirrored<LEAVE>(A - H);
+    made.a.x[i] = A + H;
   }
-  saturate(c, y, z);
+  saturate(c, y, made.z);
 }
 template <int ENTER, int LEAVE, bool zero>
 INLINE void unpulse(const Coefs& c, Coefs& sum, const Fade* fade, Fade* fade_sum,
-                    const Kept& raw, F& a, F& b, Z& z) {
+                    const Seen& raw, F& a, F& b, Z& z) {
   const Kept k = faded(fade, raw);
   Kept bar{a, b, z};
   const Z y = relaxed<zero, FOLDED && !zero>(c, k.z);

@@ -1,18 +1,25 @@
 // The readings: the signal from F at their places, and the adjoint of that.
 #pragma once
 #include "knots.hpp"
+#include "layout.hpp"
 
-constexpr L SOON = 4;  // readings: while they are found, memory for the next comes
+constexpr L SOON = 4;  // readings: while they are found, memory of the next comes
 
 struct Readings : Knots {
+  const Layout layout{call};
   std::vector<F> places, place_bars;
+  std::vector<Z> orders, order_bars;
   std::vector<F> seen;  // by the readings
 
   Readings(const Call& c, L thread) : Knots(c, thread) {
     F no_place;
+    Z no_order;
     for (X& x : no_place.x) x = nothing();
-    places.assign(c.places, no_place);
+    for (X& x : no_order.x) x = nothing();
+    places.assign(layout.places, no_place);
+    orders.assign(layout.orders, no_order);
     place_bars.assign(BACK ? c.places : 0, no_place);
+    order_bars.assign(BACK ? c.orders : 0, no_order);
     seen.assign(BACK ? c.readings : 0, no_place);
   }
 
@@ -48,20 +55,21 @@ struct Readings : Knots {
     (q & 1 ? re : im) = number(0);
 #endif
   }
-  // A store that waits for memory holds up all those after it, to states in the caches.
+  // A store that waits for memory holds up all those after it, to states in the caches;
+  // what is read row by row lies on pages that no processor foresees.
   // Inline: compilers leave out calls that do nothing but fetch.
-  INLINE void expect(L j) const {
-    const Array *value = block.arrays[SIGNAL][VALUE], *moved = block.arrays[SIGNAL][TANGENT];
-    if (value) block.expect(value, 0, j);
+  template <int id> INLINE void expect(L j, L copy) const {
+    const Array *value = block.arrays[id][VALUE], *moved = block.arrays[id][TANGENT];
+    if (value) block.expect<id == SIGNAL>(value, copy, j);
     for (L k = 0; moved && k < call.tangents + call.late; ++k)
-      block.expect(moved, call.ways[k], j);
+      block.expect<id == SIGNAL>(moved, call.ways[k], j);
   }
   void look(L j) {
     const L* r = call.reading + j * LOOK;
-    if (D > 1 && !BACK && j + SOON < call.readings) expect(j + SOON);
+    if (D > 1 && !BACK && j + SOON < call.readings) expect<SIGNAL>(j + SOON, 0);
     S re = number(0), im = number(0);
     if (r[PLACE] >= 0) {
-      const F& f = places[r[PLACE]];
+      const F& f = places[layout.reading(j)];
       if (BACK) seen[j] = f;
       signal(r, arriving(r, f), re, im);
     }
@@ -81,6 +89,7 @@ struct Readings : Knots {
   }
   void unlook(L j, L copy) {
     const L* r = call.reading + j * LOOK;
+    if (j >= SOON) expect<COTANGENT>(j - SOON, copy);
     if (r[PLACE] < 0) return;
     const L kind = r[READ_WAIT] - call.intervals;
     const S* read = kinds.read.data() + kind * NF;

@@ -54,7 +54,9 @@ INLINE void operator+=(X& a, const X& b) { a = a + b; }
 
 struct F { X x[NF]; };
 struct Z { X x[N]; };
-struct Kept { F a, b; Z z; };  // one order before a knot, for the way back
+struct Kept { F a, b; Z z; };  // one order
+struct Seen { const F &a, &b; const Z &z; };  // the same, where it lies before a knot
+struct Made { F &a, &b; Z &z; };              // and after it, which may be there too
 struct Fade { X p, q, z; };    // what diffusion and flow leave of one order
 
 struct Coefs {
@@ -206,8 +208,8 @@ INLINE F uncarried(const Coefs& c, Coefs& sum, const F& f, const F& bar) {
 }
 #endif
 
-INLINE Kept faded(const Fade* fade, const Kept& k) {
-  if constexpr (!FADES) return k;
+INLINE Kept faded(const Fade* fade, const Seen& k) {
+  if constexpr (!FADES) return {k.a, k.b, k.z};
   Kept y;
   for (int i = 0; i < NF; ++i) y.a.x[i] = fade->p * k.a.x[i];
   for (int i = 0; i < NF; ++i) y.b.x[i] = fade->q * k.b.x[i];
@@ -217,7 +219,7 @@ INLINE Kept faded(const Fade* fade, const Kept& k) {
 
 // the adjoints before a knot, from those of what is left of the states
 template <bool zero>
-INLINE void unfaded(const Fade* fade, Fade* sum, const Kept& k, Kept& bar, F& a, F& b, Z& z) {
+INLINE void unfaded(const Fade* fade, Fade* sum, const Seen& k, Kept& bar, F& a, F& b, Z& z) {
   for (int i = 0; FADES && i < NF; ++i) {
     sum->p += pulled(k.a.x[i], bar.a.x[i]);
     sum->q += pulled(k.b.x[i], bar.b.x[i]);
@@ -236,16 +238,17 @@ INLINE void unfaded(const Fade* fade, Fade* sum, const Kept& k, Kept& bar, F& a,
 }
 
 // an inversion or a spoiler
-template <bool zero> INLINE void pass(const Coefs& c, const Fade* fade, Z& z) {
-  Z y = z;
-  for (int i = 0; FADES && i < N; ++i) y.x[i] = fade->z * z.x[i];
+template <bool zero>
+INLINE void pass(const Coefs& c, const Fade* fade, const Z& now, Z& made) {
+  Z y = now;
+  for (int i = 0; FADES && i < N; ++i) y.x[i] = fade->z * now.x[i];
   y = relaxed<zero, false>(c, y);
-  for (int i = 0; i < NF; ++i) z.x[i] = c.pass * y.x[i];
-  saturate(c, y, z);
+  for (int i = 0; i < NF; ++i) made.x[i] = c.pass * y.x[i];
+  saturate(c, y, made);
 }
 
 template <bool zero>
-INLINE void unpass(const Coefs& c, Coefs& sum, const Fade* fade, Fade* fade_sum, const Kept& raw,
+INLINE void unpass(const Coefs& c, Coefs& sum, const Fade* fade, Fade* fade_sum, const Seen& raw,
                    F& a, F& b, Z& z) {
   const Kept k = faded(fade, raw);
   Kept bar{a, b, z};
