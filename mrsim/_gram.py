@@ -172,9 +172,10 @@ def noise(
     Returns:
         (p, p), F where ‖scaleᵢ Jᵢ‖ ≤ C eps ‖s‖ and 0 elsewhere; a constant.
     """
-    still = [x.detach() for x in (information, value.reshape(-1), weights)]
-    sizes = [x.detach().reshape(-1) for x in fields]
-    return _levels.apply(_SILENT, floors, *still, *sizes)
+    raw, s, w, *sizes = (x.detach() for x in (information, value, weights, *fields))
+    edge = rounding(s.dtype, s.numel()) ** 2 * gram(s.reshape(1, -1), w)
+    sizes = [x.reshape(-1) for x in sizes]
+    return _levels.apply(_SILENT, floors, raw, edge.reshape(1), *sizes)
 
 
 def rounding(dtype: torch.dtype, samples: int) -> float:
@@ -184,12 +185,7 @@ def rounding(dtype: torch.dtype, samples: int) -> float:
 
 def _silent(floors: tuple[float, ...], *inputs: Tensor) -> Tensor:
     """Find it in inputs with batch axes first, which no transform follows."""
-    raw, value, w, *fields = inputs
-    error = rounding(value.dtype, value.shape[-1])
-    real = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
-    power = real.double().square()
-    power = power.sum(-1) if value.is_complex() else power
-    energy = (w * power).sum(-1, keepdim=True)
+    raw, edge, *fields = inputs
     pairs = zip(fields, floors, strict=True)
     least = [floor for x, floor in pairs for _ in range(x.shape[-1])]
     floor = torch.tensor(least, dtype=raw.dtype).to(raw.device)
@@ -198,7 +194,7 @@ def _silent(floors: tuple[float, ...], *inputs: Tensor) -> Tensor:
     size = torch.maximum(largest.double().abs(), floor)
     scale = torch.where(size == 0, 1.0, size)
     diagonal = raw.diagonal(dim1=-2, dim2=-1)
-    silent = scale.square() * diagonal <= error**2 * energy
+    silent = scale.square() * diagonal <= edge
     return torch.where(silent.unsqueeze(-1) | silent.unsqueeze(-2), raw, 0.0)
 
 
