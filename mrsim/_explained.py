@@ -8,9 +8,11 @@ expects. Nothing is looked at before: a call that works costs nothing.
 import dis
 import functools
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch import Tensor
 _STUMBLES = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 _STUMBLES += (AssertionError, NotImplementedError, OverflowError, ZeroDivisionError)
 _LIBRARIES = {"mrsim", "torch", "numpy", "scipy", "optree"} | sys.stdlib_module_names
+_LIBRARIES |= {"nibabel", "meshio", "plotly", "pypulseq"}  # they read and write files
 _RAISE = {dis.opmap["RAISE_VARARGS"], dis.opmap["RERAISE"]}
 _TRANSFORMS = re.compile(r"forward mode|functorch|vmap|torch\.func|backward")
 _LONGEST = 60
@@ -54,6 +57,10 @@ def explained(f: Callable[..., Any], home: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return f(*args, **kwargs)
+        except FileNotFoundError as e:
+            if e.filename is None or not _stumbled(e.__traceback__):
+                raise
+            raise FileNotFoundError(e.errno, _absent(e.filename), e.filename) from e
         except (*_STUMBLES, RuntimeError) as e:
             text = _explanation(call, e, args, kwargs)
             if text is None:
@@ -92,6 +99,16 @@ def _explanation(
             f" ({type(e).__name__}: {first})",
             *lines,
         ]
+    )
+
+
+def _absent(file: str | os.PathLike[str]) -> str:
+    """Say what must exist: the folder of a file, or the file itself."""
+    folder = Path(file).parent
+    if folder.is_dir():
+        return "the file must exist; give the path of one that does"
+    return (
+        f"its folder must exist; make it with Path({str(folder)!r}).mkdir(parents=True)"
     )
 
 

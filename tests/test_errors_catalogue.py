@@ -2,12 +2,15 @@
 
 The calls to start from are those of the docstrings' examples: a new function joins by
 having one. Each argument in turn becomes None, text, integers, a dict, one axis more,
-twice as long, or a tensor without data: the function may still do its work, or it
-raises a TypeError or ValueError that names the argument, the field or what it expects.
+twice as long, a tensor without data, or a path in a folder that does not exist: the
+function may still do its work, or it raises an error that names the argument, the field
+or what it expects, and the path that is missing.
 """
 
 import inspect
+import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,8 @@ def wrong(x: Any) -> Iterator[Any]:
         yield from (put(x, n, getattr(x, n)[None]) for n in present)
     elif isinstance(x, int | float) and not isinstance(x, bool):
         yield torch.ones(2, 3)
+    elif isinstance(x, Path) or (isinstance(x, str) and Path(x).is_absolute()):
+        yield type(x)(Path("nowhere", Path(x).name))
     elif callable(x):
         yield 3
 
@@ -57,6 +62,8 @@ def test_wrong_arguments_are_named(
     function: public.Public, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a wrong name may be that of a new file
+    lasting = lambda: nullcontext(tempfile.mkdtemp(dir=tmp_path))  # noqa: E731
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lasting)  # of the example
     torch.set_default_dtype(torch.float32)  # as users have it, and the examples
     try:
         found = public.calls(function)
@@ -78,15 +85,14 @@ def _try(function: public.Public, call: public.Call) -> None:
             changed.arguments[name] = value
             try:
                 function.f(*changed.args, **changed.kwargs)
-            except FileNotFoundError:  # the folder of the example is gone
-                continue
             except (TypeError, ValueError, OSError) as e:
-                said = str(e)
+                said, absent = str(e), isinstance(e, FileNotFoundError)
             else:
                 continue
             words = {name, function.f.__name__, *_parts(x), *EXPECTS}
             assert len(said) > 20
             assert any(word in said for word in words), said
+            assert not absent or ("must exist" in said and str(value) in said), said
 
 
 def _parts(x: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,3 +84,16 @@ def test_what_dynamo_leaves_alone_works_before_it_is_imported(
     importlib.import_module("torch._dynamo")
 
     assert (double(3), double(3, by=4)) == (6, 12)
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    def read(path: Path) -> str:
+        return path.read_text()
+
+    with pytest.raises(FileNotFoundError, match=r"the file must exist; .*/map") as e:
+        from_inside(read)(tmp_path / "map")
+    assert e.value.filename == str(tmp_path / "map")
+    with pytest.raises(FileNotFoundError, match=r"its folder must exist; .*/no/map"):
+        from_inside(read)(tmp_path / "no" / "map")
+    with pytest.raises(FileNotFoundError, match="No such file or directory"):
+        from_inside(read, "somewhere.else")(tmp_path / "map")

@@ -35,6 +35,7 @@ def export(store: Store, path: str | Path) -> Path:
     """
     path = Path(path)
     if path.suffix in {".h5", ".hdf5"}:
+        path.parent.mkdir(parents=True, exist_ok=True)  # as zarr does
         with require("h5py", "dict").File(path, "w") as group:
             _fill(store, group.create_dataset)
     elif path.suffix == ".zarr":

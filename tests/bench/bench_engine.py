@@ -205,7 +205,7 @@ def crlb(given: argparse.Namespace) -> dict[str, Any]:
         "forward": partial(fse, many, seq),
         "value and gradient": partial(grad_and_value(costs), seq, many),
     }
-    times = timed(given, runs)
+    times = interleaved(runs, 5 * given.rounds, given.seconds)
     ratio = times["value and gradient"] / times["forward"]
     single, unknown = grad_and_value(cost), grad_and_value(alone)
     runs = {
@@ -256,6 +256,12 @@ def fisp(given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def products(x: Tensor) -> None:
+    """Tell how fast this machine calls torch: a thousand small products."""
+    for _ in range(1000):
+        x * x
+
+
 def latency(given: argparse.Namespace) -> dict[str, Any]:
     """One spin, ms."""
     one, seq = spins(1), train()
@@ -271,6 +277,7 @@ def latency(given: argparse.Namespace) -> dict[str, Any]:
         "mrsim, gradient by flips": partial(
             grad(lambda s: epg.fse(single, s).abs().sum()), seq
         ),
+        "1000 products in torch": partial(products, seq.flip),
     }
     found = {n: 1e3 * t for n, t in timed(given, runs, how=short).items()}
     return found | {"peers": said}

@@ -10,7 +10,7 @@ import torch
 from both_paths import agree, on_torch
 from cases import FULL, PLAIN, STILL, TRAIN, TWO, _mixed
 from torch import Tensor
-from torch.func import grad, jacfwd, jacrev, vmap
+from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import mrsim
 from mrsim import Tissue, epg
@@ -47,6 +47,22 @@ def test_any_number_of_spins_and_threads(count: int, threads: int) -> None:
         assert all(map(torch.equal, *map(tree_leaves, [made(tissue, train)] * 2)))
     finally:
         torch.set_num_threads(before)
+
+
+def test_states_that_do_not_fit_are_found_again_stretch_by_stretch() -> None:
+    """Ten MB of them a block of spins: three stretches on the way back."""
+    flip = 2.4 + 0.4 * torch.linspace(0.0, 40.0, 640).sin()
+    train = epg.FSE(flip=flip, esp=torch.tensor(3 * ms))
+    tissue, slow = _voxels(2), replace(_voxels(2), T1=torch.ones(2))
+
+    def ends(t: Tissue, s: epg.FSE) -> Tensor:
+        return vmap(epg.fse, (0, None))(t, s).real[:, (1, 300, 639)]
+
+    def along(t: Tissue, s: epg.FSE) -> Tensor:
+        return jvp(ends, (t, s), (slow, s))[1].square().sum()
+
+    for made in (jacrev(ends, (0, 1)), grad(along, (0, 1))):
+        agree(made(tissue, train), on_torch(made, tissue, train), 1e-10)
 
 
 @pytest.mark.parametrize("shared", [True, False])

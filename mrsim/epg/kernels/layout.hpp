@@ -69,14 +69,14 @@ struct Layout {
   L reading(L r) const { return place_of(r); }
   L first_order() const { return 0; }
 #else
-  std::vector<Side> froms, tos;     // of each knot
+  std::vector<Side> sources, targets;     // of each knot
   std::vector<L> cleared, read_at;  // where what is cleared and read lies
   std::vector<L> cuts{0};           // the stretches whose states are kept at a time
   std::vector<Slab> starts, ends;   // of each stretch
   L longest = 1;                    // of them, in knots
 
   explicit Layout(const Call& c)
-      : call(c), places(0), orders(0), froms(c.knots), tos(c.knots), read_at(c.readings) {
+      : call(c), places(0), orders(0), sources(c.knots), targets(c.knots), read_at(c.readings) {
     const std::vector<Slab> slabs = needs();
     Slab here = slabs[0];
     starts.push_back(here);
@@ -94,11 +94,11 @@ struct Layout {
         kept = here.bytes();
       }
       kept += more;
-      froms[j] = here.side(k);
+      sources[j] = here.side(k);
       put_clears(here, k[CLEAR], k[CLEARS_F], k[CLEARS_Z]);
       next.first_f = here.first_f + here.f.size();
       next.first_z = here.first_z + here.z.size();
-      tos[j] = next.side(k);
+      targets[j] = next.side(k);
       for (L r = k[FIRST_READING]; r < k[FIRST_READING] + k[READINGS]; ++r)
         if (place_of(r) >= 0) read_at[r] = next.place(place_of(r));
       grow(next);
@@ -107,8 +107,8 @@ struct Layout {
     }
     ends.push_back(here), cuts.push_back(c.knots);
   }
-  const Side& from(L j) const { return froms[j]; }
-  const Side& to(L j) const { return tos[j]; }
+  const Side& from(L j) const { return sources[j]; }
+  const Side& to(L j) const { return targets[j]; }
   const L* clears() const { return cleared.data(); }
   L reading(L r) const { return read_at[r]; }
   L first_order() const { return starts[0].order(0); }
