@@ -69,11 +69,11 @@ struct Layout {
   L reading(L r) const { return place_of(r); }
   L first_order() const { return 0; }
 #else
-  std::vector<Side> sources, targets;     // of each knot
-  std::vector<L> cleared, read_at;  // where what is cleared and read lies
-  std::vector<L> cuts{0};           // the stretches whose states are kept at a time
-  std::vector<Slab> starts, ends;   // of each stretch
-  L longest = 1;                    // of them, in knots
+  std::vector<Side> sources, targets;  // of each knot
+  std::vector<L> cleared, read_at;     // where what is cleared and read lies
+  std::vector<L> cuts{0};              // the stretches whose states are kept at a time
+  std::vector<Slab> starts, ends;      // of each stretch
+  L longest = 1;                       // of them, in knots
 
   explicit Layout(const Call& c)
       : call(c), places(0), orders(0), sources(c.knots), targets(c.knots), read_at(c.readings) {
