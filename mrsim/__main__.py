@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     effort.add_argument("--device", default="cpu", help="of the fits: cpu, cuda (cpu)")
     effort.add_argument("--quiet", action="store_true", help="no progress, no table")
     p.set_defaults(run=_demo)
-    commands = p.add_subparsers(title="other commands", metavar="")
+    commands = p.add_subparsers(title="other commands", metavar="COMMAND")
     ivim_command.add_parser(commands)
     tract_command.add_parser(commands)
     maps_command.add_parsers(commands)

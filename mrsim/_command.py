@@ -192,19 +192,23 @@ def medians(maps: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Any]:
     return rows
 
 
-def columns(rows: Mapping[str, Any]) -> list[str]:
+def columns(rows: Mapping[str, Any], unit: Callable[[str], str]) -> list[str]:
     """Lay medians out for a terminal.
 
     Args:
         rows: from `medians`.
+        unit: name of a map → its unit.
 
     Returns:
         Lines of text.
     """
-    lines = [f"{'map':12}{'median':>12}{'median sd':>12}"]
+    lines = [f"{'map':14}{'median':>12}{'median sd':>12}"]
     for name, row in rows.items():
         cells = ["-" if v is None else f"{v:.4g}" for v in row.values()]
-        lines.append(f"{name:12}{''.join(f'{c:>12}' for c in cells)}")
+        told = (
+            f"{name} [{unit(name)}]" if unit(name) not in ("1", "arbitrary") else name
+        )
+        lines.append(f"{told:14}{''.join(f'{c:>12}' for c in cells)}")
     return lines
 
 

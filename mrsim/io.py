@@ -18,6 +18,10 @@ from mrsim._check import require
 from mrsim._explained import explain as _explain
 
 _LONGEST = 20.0
+_OWN_MAPS = (
+    'take maps of your own: mrsim.io.load_time("T2map.nii.gz") in Python, --t1 and --t2'
+    " on the command line"
+)
 _MNI = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 
 
@@ -168,8 +172,8 @@ def mni152() -> dict[str, Path]:
     spec = importlib.util.find_spec("nilearn")
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(
-            "nilearn is needed here, its MNI152 brain is the default input; get it"
-            ' with: pip install "mrsim[demo]", or give your own maps by --t1 and --t2'
+            "nilearn, which brings the MNI152 brain, is not installed; get it with"
+            f' pip install "mrsim[demo]", or {_OWN_MAPS}'
         )
     home = Path(spec.submodule_search_locations[0])
     paths = {name: home / _MNI.format(name) for name in ("t1", "gm", "wm")}
@@ -177,7 +181,7 @@ def mni152() -> dict[str, Path]:
     if missing:
         raise InputError(
             f"nilearn is installed without {missing[0]}; install nilearn >= 0.8, or"
-            f" give your own maps by --t1 and --t2"
+            f" {_OWN_MAPS}"
         )
     return paths
 

@@ -188,7 +188,7 @@ panels[0].legend(ncols=3, loc="lower left")
 panels[0].set_ylim(-1.25, 0.95)
 panels[1].bar(orders - 0.2, state.F.abs(), 0.4, label="$|F_k|$")
 panels[1].bar(orders[K:] + 0.2, state.Z.abs(), 0.4, label="$|Z_k|$")
-panels[1].set(xlabel="order k [gradients]", ylabel="amplitude / $M_0$")
+panels[1].set(xlabel="order k", ylabel="amplitude / $M_0$")
 panels[1].set_title("… are a handful of Fourier coefficients")
 panels[1].set_xticks(orders)
 panels[1].legend()
@@ -320,7 +320,7 @@ at_echo = signal.abs()[[round(float(x) / fine) - 1 for x in times]]
 scan_error = float((at_echo - found).abs().max())
 
 figure, panel = plt.subplots(figsize=(15, 5.5), layout="constrained")
-panel.plot(clock / ms, signal.abs(), color="0.35", lw=1.6)
+panel.plot(clock / ms, signal.abs(), color="0.35", lw=1.6, label="isochromats")
 panel.plot(times / ms, found, "o", ms=11, color="C1", label="phase graph")
 for name, time, a in zip(names, times / ms, found, strict=True):
     panel.annotate(

@@ -202,13 +202,13 @@ panels = [figure.add_axes((0.005 + 0.185 * k, 0.2, 0.18, 0.7)) for k in range(4)
 panels.append(figure.add_axes((0.79, 0.2, 0.2, 0.65)))
 image = plot.picture(panels[0], plane(truth.T2 / ms), mask, "T2", vmin=40, vmax=140)
 bar = figure.add_axes((0.035, 0.14, 0.12, 0.03))
-figure.colorbar(image, cax=bar, label="T2 [ms]", orientation="horizontal")
+lying = {"orientation": "horizontal", "extend": "max"}  # CSF lies beyond
+figure.colorbar(image, cax=bar, label="T2 [ms]", **lying)
 for panel, (name, sd) in zip(panels[1:4], sds.items(), strict=True):
     title = f"{name}: {float(sd.square().mean()) ** 0.5:.2f} ms"
     image = plot.picture(panel, plane(sd), mask, title, vmin=0, vmax=top, cmap="magma")
 bar = figure.add_axes((0.3, 0.14, 0.34, 0.03))
-label = "promised sd of T2 [ms]"
-figure.colorbar(image, cax=bar, label=label, orientation="horizontal")
+figure.colorbar(image, cax=bar, label="promised sd of T2 [ms]", **lying)
 plot.histograms(panels[4], z, 4.0, "error of fitted T2 / promised sd")
 panels[4].set_title(f"{fits} fits keep the promise")
 figure.savefig("03_maps.png", dpi=80)
@@ -241,9 +241,10 @@ panel.set(
 above = panel.secondary_xaxis(
     "top", functions=(lambda a: 100 * (a / 180) ** 2, lambda p: 180 * (p / 100) ** 0.5)
 )
-above.set_xlabel("power [% of 180° pulses]")
+above.set_xlabel("power [% of 180° pulses]", labelpad=12)
 power = [100 * (a / 180) ** 2 for a in angles]
 above.set_xticks(power, [f"{p:.0f}" for p in power])
+panel.set_title("What power buys", pad=14)
 panel.legend()
 figure.savefig("03_power.png", dpi=100)
 

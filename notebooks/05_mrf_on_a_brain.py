@@ -214,7 +214,7 @@ box = tuple(
     for i in (mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0])
 )
 figure, panels = plt.subplots(2, 5, figsize=(26, 10.6), layout="constrained")
-figure.get_layout_engine().set(wspace=0.06)
+figure.get_layout_engine().set(wspace=0.12)
 for row, name in zip(panels, ("T1", "T2"), strict=True):
     true, near, best = (getattr(t, name) for t in (truth, matched, fitted.params))
     planes = {

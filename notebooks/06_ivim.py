@@ -204,7 +204,7 @@ for k, (name, shares) in enumerate(covered.items()):
     panel.bar(places, [100 * c for c in shares], 0.24, label=name)
 panel.axhline(68.3, color="k", linestyle="--", linewidth=1.2)
 panel.set_xticks(range(3), NAMES)
-panel.set(ylabel="truths within [%]", ylim=(0, 100), title="68 % intervals")
+panel.set(ylabel="truths within [%]", ylim=(0, 110), title="68 % intervals")
 panel.legend(ncols=3, loc="upper center")
 panel = panels[2]
 plot.histograms(panel, {"f": normal["f"]}, 4.0, "error of f / its sd")

@@ -39,10 +39,11 @@ generator = torch.Generator().manual_seed(0)
 water = torrey.Water(D=2e-3)
 train = torrey.PGSE(q=1e5, direction=[1.0, 0, 0], delta=5 * ms, Delta=20 * ms)
 strengths = torch.linspace(0.5, 4, 8) * 1e5
-sweep = lambda f: torch.stack(  # noqa: E731
-    [f(mrsim.replace(train, q=q)).real for q in strengths]
+sweep = lambda f, over=strengths: torch.stack(  # noqa: E731
+    [f(mrsim.replace(train, q=q)).real for q in over]
 )
-exact = sweep(lambda x: torrey.analytic(torrey.Sphere(radius=4 * um), water, x))
+mesh_free = lambda x: torrey.analytic(torrey.Sphere(radius=4 * um), water, x)  # noqa: E731
+exact = sweep(mesh_free)
 sizes = torch.tensor([1.33, 1.0, 0.8] if FAST else [1.33, 1.0, 0.8, 0.667, 0.571])
 errors, curves = [], []
 for h in sizes.tolist():
@@ -57,17 +58,22 @@ order = float((errors[0] / errors[-1]).log() / (sizes[0] / sizes[-1]).log())
 print("largest error / S0:", *(f"{e:.1e}" for e in errors), f"(order {order:.2f})")
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained")
-b = [float(torrey.b_value(mrsim.replace(train, q=q))) / 1000 for q in strengths]
-left.semilogy(b, exact.abs(), "k-", label="mesh-free")
+between = torch.linspace(0.5, 4, 71) * 1e5
+curve = sweep(mesh_free, between).abs()
+left.semilogy(sweep(torrey.b_value, between) / 1e3, curve, "k-", label="mesh-free")
+b = sweep(torrey.b_value) / 1e3
 for h, curve in zip(sizes.tolist(), curves, strict=True):
     left.semilogy(b, curve.abs(), "o", markersize=4, label=f"elements of {h:g} µm")
 left.set(xlabel="b [ms/µm²]", ylabel="|signal| / S0", title="A sphere of 4 µm radius")
 left.legend()
-right.loglog(sizes, errors, "o-", label="largest error")
-right.loglog(sizes, errors[0] * (sizes / sizes[0]) ** 2, "k--", label="second order")
-right.set(xlabel="size of elements [µm]", ylabel="error / S0", title="Convergence")
+right.loglog(sizes, 1e3 * errors, "o-", label="largest error")
+second = 1e3 * errors[0] * (sizes / sizes[0]) ** 2
+right.loglog(sizes, second, "k--", label="second order")
+right.set(xlabel="size of elements [µm]", ylabel="error [‰ of S0]", title="Convergence")
 right.set_xticks(sizes, [f"{h:g}" for h in sizes.tolist()], minor=False)
-right.tick_params(axis="x", which="minor", labelbottom=False)
+marks = [m for m in (0.2, 0.5, 1, 2, 4) if m > second.min()]
+right.set_yticks(marks, [f"{m:g}" for m in marks], minor=False)
+right.tick_params(which="minor", labelbottom=False, labelleft=False)
 right.legend()
 figure.savefig("07_bloch_torrey_convergence.png", dpi=120)
 
@@ -223,6 +229,7 @@ for title, nodes, colour in (
 ):
     axes.scatter(data, signals(nodes, topology, MODES), s=6, color=colour, label=title)
 axes.set(xlabel="measured signal / S0", ylabel="signal of the mesh / S0")
+axes.set_title("Signals at SNR 50")
 axes.legend()
 figure.savefig("07_bloch_torrey_shape.png", dpi=120)
 

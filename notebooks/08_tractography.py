@@ -198,7 +198,7 @@ figure, panels = plt.subplots(
 for panel, found, title in zip(
     panels,
     (before, after),
-    (f"before: {reached(before):.0%}", f"after: {best:.0%}"),
+    (f"before: {100 * reached(before):.0f} %", f"after: {100 * best:.0f} %"),
     strict=True,
 ):
     for line, n, w in zip(found.points, found.length, along, strict=True):

@@ -263,7 +263,8 @@ shown = calibre.reshape(GRID[:2]).mT / um
 extent = (-20, 20, -20, 20)
 back = panel.imshow(shown, origin="lower", extent=extent, cmap="Greys", vmin=0, vmax=6)
 upper.colorbar(back, ax=panel, label="axon radius [µm]", shrink=0.85, pad=0.01)
-lines = plot.streamlines(panel, bundle, shades, plane="xy", width=2.2, cmap="plasma")
+scale = {"cmap": "plasma", "limits": (float(shades.min()), 1.2 * float(shades.max()))}
+lines = plot.streamlines(panel, bundle, shades, plane="xy", width=2.2, **scale)
 upper.colorbar(lines, ax=panel, label="apparent fibre density", shrink=0.85)
 panel.set(xlim=(-20, 14), ylim=(-20, 14), title="Signal → orientations → tracks")
 panels = lower.subplots(1, 2)

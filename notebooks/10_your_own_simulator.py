@@ -142,7 +142,7 @@ def cost(seq: Recovery) -> Tensor:
     return (var.T1.sqrt() / tissues.T1 + var.T2.sqrt() / tissues.T2).mean() / 2
 
 
-angles = torch.linspace(10, 120, 23 if FAST else 56) * deg
+angles = torch.linspace(10, 120, 23 if FAST else 57) * deg
 twice = torch.stack([cost(Recovery(flip=[a, a], TR=5 * ms)) for a in angles])
 pairs = torch.stack(torch.meshgrid(angles[::2], angles[::2], indexing="ij"), -1)
 table = vmap(lambda a: cost(Recovery(flip=a, TR=torch.tensor(5 * ms))))(
@@ -198,21 +198,24 @@ panel.set_title("Inversion, then balanced SSFP")
 panel.legend()
 panel = panels[0, 1]
 panel.plot(time, slopes.T1[0], color="#2f9e44", label="∂S/∂T1")
-panel.plot(time, slopes.T2[0] / 10, color="#ae3ec9", label="∂S/∂T2 / 10")
-panel.set(xlabel="time [s]", ylabel="[1/s]", title="Sensitivity, by mrsim.jac")
+panel.plot(time, slopes.T2[0] / 10, color="#ae3ec9", label="0.1 ∂S/∂T2")
+panel.set(xlabel="time [s]", ylabel="sensitivity / M0 [1/s]")
+panel.set_title("Sensitivity, by mrsim.jac")
 panel.legend()
 panel = panels[1, 0]
 edges = (angles[::2] / deg).tolist()
-shown = (100 * table).clamp_max(4.0).mT
-image = panel.contourf(edges, edges, shown, 24, cmap="viridis_r")
+levels = torch.linspace(1, 4, 25)
+style = {"cmap": "viridis_r", "extend": "both"}
+image = panel.contourf(edges, edges, 100 * table.mT, levels, **style)
 panel.plot(edges, edges, "--", color="0.9", linewidth=1)
 at_best = {"color": "#e08a00", "markersize": 18, "markeredgecolor": "k"}
-panel.plot(*(flips / deg), "*", clip_on=False, zorder=5, **at_best)
-panel.set(xlabel="flip angle 1 [°]", ylabel="flip angle 2 [°]")
+panel.plot(*(flips / deg), "*", **at_best)
+panel.set(xlabel="flip angle 1 [°]", ylabel="flip angle 2 [°]", ylim=(None, 126))
 panel.set_title("Bound of T1 and T2, and its minimum")
-figure.colorbar(image, ax=panel, label="mean relative sd [%]")
+figure.colorbar(image, ax=panel, label="mean relative sd [%]", ticks=range(1, 5))
 panel = panels[1, 1]
-panel.plot(found.params.T1 / ms, found.params.T2 / ms, ".", ms=2, color="0.6")
+cloud = {"ms": 4, "mew": 0, "color": "0.4", "alpha": 0.3}
+panel.plot(found.params.T1 / ms, found.params.T2 / ms, ".", **cloud)
 matrix = mrsim.fisher(recovery, "T1", "T2", "M0", sigma=SIGMA)(tissue, seq)
 shape = torch.linalg.cholesky_ex(torch.linalg.inv_ex(matrix)[0][:2, :2])[0]
 turn = torch.linspace(0, 2 * torch.pi, 200)

@@ -17,7 +17,7 @@ _NAMES = {"constant": "constant", "ramp": "best ramp", "optimised": "optimised"}
 _ZOOM = 8
 _TOP = {"left": 0.05, "right": 0.985, "bottom": 0.79, "top": 0.935, "wspace": 0.27}
 _LOW = {"left": 0.05, "right": 0.945, "bottom": 0.035, "top": 0.73}
-_LOW |= {"wspace": 0.1, "hspace": 0.2, "width_ratios": (0.9, 1, 1, 1, 0.05)}
+_LOW |= {"wspace": 0.1, "hspace": 0.3, "width_ratios": (1, 1, 1, 1, 0.05)}
 
 
 def draw(result: Result, report: dict[str, Any]) -> Path:
@@ -93,7 +93,7 @@ def _errors(axes: Any, result: Result) -> None:
     wrong = {n: errors(trial, truth) for n, trial in result.trials.items()}
     reach = 2.5 * float(wrong["constant"].square().mean().sqrt()) / ms
     style = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
-    first = _titled("error, {}", {n: e[: len(truth)] for n, e in wrong.items()})
+    first = _titled("Error, {}", {n: e[: len(truth)] for n, e in wrong.items()})
     _row(axes[1:4], axes[4], result, first, "T2 fitted − truth [ms]", style)
     sds = {n: t.bound[t.which].sqrt() for n, t in result.trials.items()}
     normal = {n: e / sds[n] for n, e in wrong.items()}
@@ -105,9 +105,8 @@ def _bounds(axes: Any, result: Result) -> None:
     sds = {n: trial.bound.sqrt() for n, trial in result.trials.items()}
     top = float(sds["constant"].quantile(0.95)) / ms
     style = {"cmap": "magma", "vmin": 0.0, "vmax": top}
-    _row(
-        axes[1:4], axes[4], result, _titled("sd, {}", sds), "CRLB sd of T2 [ms]", style
-    )
+    titled = _titled("CRLB sd, {}", sds)
+    _row(axes[1:4], axes[4], result, titled, "CRLB sd of T2 [ms]", style)
     truth, constant = result.cut.tissue.T2, result.trials["constant"]
     pairs = {n: ratio(t, constant, truth)[:2] for n, t in result.trials.items()}
     plot.bars(axes[0], pairs, ("predicted by CRLB", "measured by fits"))
@@ -138,4 +137,5 @@ def _row(
         image = plot.picture(
             panel, plane[box], mask[box], title, aspect=height / width, **style
         )
-    bar.figure.colorbar(image, cax=bar, label=label)
+    ends = "both" if style["vmin"] else "max"  # colours go on beyond the bar's range
+    bar.figure.colorbar(image, cax=bar, label=label, extend=ends)

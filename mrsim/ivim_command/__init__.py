@@ -21,7 +21,7 @@ from mrsim._command import (
     worked,
     write_json,
 )
-from mrsim.ivim_command.files import load_acquisition, save_maps
+from mrsim.ivim_command.files import load_acquisition, save_maps, unit
 from mrsim.ivim_command.methods import METHODS, MODELS, fitter
 from mrsim.series import Series, load, load_mask, voxels
 
@@ -145,4 +145,4 @@ def _report(maps: dict[str, Tensor]) -> dict[str, Any]:
 
 def _table(report: dict[str, Any]) -> str:
     rest = f"{report['voxels']} voxels, {report['not_fitted']} of them not fitted"
-    return "\n".join([*columns(report["maps"]), rest])
+    return "\n".join([*columns(report["maps"], unit), rest])

@@ -13,6 +13,18 @@ from mrsim.series import Series, volume
 _UNITS = {"S0": "arbitrary", "Dp": "mm^2/s", "v": "mm/s", "tau": "s"}
 
 
+def unit(name: str) -> str:
+    """Return the unit of a map, as BIDS writes it.
+
+    Args:
+        name: of the map.
+
+    Returns:
+        The unit; ``"1"`` for none.
+    """
+    return _UNITS.get(name, "mm^2/s" if name[0] in "DM" else "1")
+
+
 def load_acquisition(
     bval: Path,
     bvec: Path | None,
@@ -98,12 +110,11 @@ def save_maps(
     """
     for name, values in maps.items():
         kind, _, what = name.partition("_")
-        units = _UNITS.get(kind, "mm^2/s" if kind[0] in "DM" else "1")
         sidecar = {"Description": f"{what} of IVIM {kind}" if what else f"IVIM {kind}"}
         path = folder / f"{name}.nii.gz"
         io.save(
             path,
             volume(values, inside, series),
             series.like,
-            sidecar | {"Units": units} | dict(about),
+            sidecar | {"Units": unit(kind)} | dict(about),
         )

@@ -13,6 +13,18 @@ from mrsim.series import Series, volume
 _UNITS = {"T1": "s", "T2": "s", "M0": "arbitrary"}
 
 
+def unit(name: str) -> str:
+    """Return the unit of a map, as BIDS writes it.
+
+    Args:
+        name: of the map.
+
+    Returns:
+        The unit; ``"1"`` for none.
+    """
+    return "arbitrary" if name == "residual" else _UNITS.get(name, "1")
+
+
 def bids_prefix(path: Path) -> str:
     """Return what BIDS entities of an image go into the names of its maps.
 
@@ -56,8 +68,7 @@ def save_maps(
         entity = "desc-sd_" if kind else ""
         path = folder / f"{prefix}{entity}{suffix.get(base, base)}.nii.gz"
         what = f"standard deviation of {base}" if kind else base
-        units = "arbitrary" if base == "residual" else _UNITS.get(base, "1")
-        text = {"Description": f"{what}, fitted by mrsim", "Units": units}
+        text = {"Description": f"{what}, fitted by mrsim", "Units": unit(base)}
         data = volume(values, inside, series)
         files.append(io.save(path, data, series.like, text | dict(about)))
     return files

@@ -14,7 +14,7 @@ from torch import Tensor
 from mrsim import plot
 from mrsim._check import require
 from mrsim._command import SOFTWARE, columns, median, medians, write_json
-from mrsim.maps_command.files import bids_prefix, save_maps
+from mrsim.maps_command.files import bids_prefix, save_maps, unit
 from mrsim.series import Series, volume
 
 _OTHERS = ("residual", "score", "converged")
@@ -78,9 +78,9 @@ def _parameters(maps: Mapping[str, Tensor]) -> list[str]:
 def _text(report: Mapping[str, Any]) -> str:
     rest = (
         f"{report['voxels']} voxels: {report['not_fitted']} not fitted,"
-        f" {100 * report['converged']:.2f} % converged"
+        f" {100 * report['converged']:.2f} % converged to a unique minimum"
     )
-    return "\n".join([*columns(report["maps"]), rest])
+    return "\n".join([*columns(report["maps"], unit), rest])
 
 
 def _drawn(

@@ -167,8 +167,9 @@ def histograms(
     x = torch.linspace(-reach, reach, 201)
     normal = (-x.square() / 2).exp() / (2 * torch.pi) ** 0.5
     axes.plot(x.tolist(), normal.tolist(), "k--", linewidth=1.5, label="N(0, 1)")
-    axes.set(xlabel=label, ylabel="density", ylim=(0, 0.5))
-    axes.legend()
+    axes.set(xlabel=label, ylabel="density", ylim=(0, 0.6))
+    above = {"loc": "upper center", "ncols": 2, "handlelength": 1.2}
+    axes.legend(**above, fontsize="small", columnspacing=1.0)
 
 
 def bars(
@@ -193,7 +194,7 @@ def bars(
     for i, (name, pair) in enumerate(values.items()):
         for j, (height, alpha) in enumerate(zip(pair, (0.45, 1.0), strict=True)):
             x = i + 0.4 * (j - 0.5)
-            label = labels[j] if name == list(values)[-1] else None
+            label = labels[j] if i == 0 else None
             axes.bar(x, height, 0.38, color=colours[name], alpha=alpha, label=label)
             text = f"{height:.2f}"
             axes.text(x, height, text, ha="center", va="bottom", fontsize="small")

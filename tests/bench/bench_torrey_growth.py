@@ -18,7 +18,7 @@ import torch
 from timing import options, report, rounded
 from torch.func import grad
 
-from mrsim import torrey
+from mrsim import plot, torrey
 
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
@@ -141,31 +141,43 @@ def draw(found: dict[str, Any], file: str) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 4, figsize=(15, 3.6), layout="constrained")
+    pyplot.rcParams.update(plot.STYLE)
+    figure, axes = pyplot.subplots(1, 4, figsize=(23, 5.6), layout="constrained")
     nodes, modes, signals = (found[n] for n in ("nodes", "modes", "signals"))
     for name, p in nodes["powers"].items():
-        axes[0].loglog(nodes["dofs"], nodes[name], "o-", label=f"{name} ∝ n^{p:.2f}")
-    axes[0].set(xlabel="degrees of freedom", ylabel="CPU time [s]")
-    axes[0].legend()
-    label = f"∝ N^{modes['power']:.2f}"
-    axes[1].loglog(modes["modes"], modes["signal"], "o-", label=label)
-    axes[1].set(xlabel="modes", ylabel="one signal [s]")
-    axes[1].legend()
-    label = f"∝ S^{signals['power']:.2f}"
-    axes[2].loglog(signals["signals"], signals["all"], "o-", label=label)
-    axes[2].set(xlabel="signals", ylabel="all signals [s]")
-    axes[2].legend()
+        label = f"{name} ∝ n$^{{{p:.2f}}}$"
+        axes[0].loglog(nodes["dofs"], [1e3 * t for t in nodes[name]], "o-", label=label)
+    finish(axes[0], "Larger meshes", "degrees of freedom n", "CPU time [ms]")
+    label = f"∝ N$^{{{modes['power']:.2f}}}$"
+    axes[1].loglog(
+        modes["modes"], [1e3 * t for t in modes["signal"]], "o-", label=label
+    )
+    finish(axes[1], "One signal", "modes N", "CPU time [ms]")
+    label = f"∝ S$^{{{signals['power']:.2f}}}$"
+    spent = [1e3 * t for t in signals["all"]]
+    axes[2].loglog(signals["signals"], spent, "o-", label=label)
+    finish(axes[2], "All signals", "signals S", "CPU time [ms]")
     for name, x in found["edges"].items():
-        label = f"{name} ∝ h^{x['order']:.2f}"
-        axes[3].loglog(x["edge_um"], x["error"], "o-", label=label)
+        label = f"{name} ∝ h$^{{{x['order']:.2f}}}$"
+        axes[3].loglog(x["edge_um"], [1e3 * e for e in x["error"]], "o-", label=label)
     slab = found["edges"]["slab"]
-    ideal = [slab["error"][0] * (h / slab["edge_um"][0]) ** 2 for h in slab["edge_um"]]
+    first = 1e3 * slab["error"][0]
+    ideal = [first * (h / slab["edge_um"][0]) ** 2 for h in slab["edge_um"]]
     axes[3].loglog(slab["edge_um"], ideal, "k--", label="∝ h²")
-    axes[3].set(xlabel="edge of elements [µm]", ylabel="|mesh − mesh-free| [S0]")
-    axes[3].legend()
-    for panel in axes:
-        panel.minorticks_off()
-    figure.savefig(file, dpi=130)
+    finish(axes[3], "Finer meshes", "edge of elements h [µm]", "error [‰ of S0]")
+    figure.savefig(file, dpi=80)
+
+
+def finish(panel: Any, title: str, x: str, y: str) -> None:
+    """Name the axes and mark 1, 2, 5, 10, … along them."""
+    panel.set(title=title, xlabel=x, ylabel=y)
+    panel.minorticks_off()
+    for axis in (panel.xaxis, panel.yaxis):
+        low, high = axis.get_view_interval()
+        marks = [m * 10.0**e for e in range(-3, 5) for m in (1, 2, 5)]
+        inside = [m for m in marks if low <= m <= high]
+        axis.set_ticks(inside, labels=[f"{m:g}" for m in inside])
+    panel.legend()
 
 
 def main() -> None:
