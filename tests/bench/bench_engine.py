@@ -55,7 +55,8 @@ def main() -> None:
     if given.memory:
         print(json.dumps(one_memory(given.memory)))
         return
-    found: dict[str, Any] = {"engine": " ".join(epg.engine_info())}
+    engine = " ".join(epg.engine_info()).replace(str(Path.home()), "~")
+    found: dict[str, Any] = {"engine": engine}
     for name in given.studies or STUDIES:
         start = time.perf_counter()
         try:
