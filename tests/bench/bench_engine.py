@@ -344,7 +344,7 @@ def one_memory(job: str) -> float:
 
 def growth(given: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds over echoes, states, pools, spins and tangents."""
-    return growth_of(partial(timed, given))
+    return growth_of(lambda runs: interleaved(runs, 5 * given.rounds, given.seconds))
 
 
 STUDIES = {

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from drawing import finish
 from timing import options, report, rounded
 from torch.func import grad
 
@@ -166,18 +167,6 @@ def draw(found: dict[str, Any], file: str) -> None:
     axes[3].loglog(slab["edge_um"], ideal, "k--", label="∝ h²")
     finish(axes[3], "Finer meshes", "edge of elements h [µm]", "error [‰ of S0]")
     figure.savefig(file, dpi=80)
-
-
-def finish(panel: Any, title: str, x: str, y: str) -> None:
-    """Name the axes and mark 1, 2, 5, 10, … along them."""
-    panel.set(title=title, xlabel=x, ylabel=y)
-    panel.minorticks_off()
-    for axis in (panel.xaxis, panel.yaxis):
-        low, high = axis.get_view_interval()
-        marks = [m * 10.0**e for e in range(-3, 5) for m in (1, 2, 5)]
-        inside = [m for m in marks if low <= m <= high]
-        axis.set_ticks(inside, labels=[f"{m:g}" for m in inside])
-    panel.legend()
 
 
 def main() -> None:

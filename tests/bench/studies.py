@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drawing import finish
 from torch.func import vmap
 
 import mrsim
-from mrsim import Exchange, Tissue, epg
+from mrsim import Exchange, Tissue, epg, plot
 from mrsim.tree import replace
 
-ECHOES, SPINS = 96, 2000
+ECHOES, SPINS = 96, 4000
 ROW = 3  # timed calls of a turn
 
 
@@ -136,19 +137,17 @@ def draw_figure4(found: dict[str, Any], path: Path) -> None:
 
 def draw_growth(found: dict[str, dict[str, float]], path: Path) -> None:
     """Draw one panel for each size."""
-    figure, panels = _pyplot().subplots(1, len(found), figsize=(3 * len(found), 2.8))
+    pyplot = _pyplot()
+    pyplot.rcParams.update(plot.STYLE)
+    figure, panels = pyplot.subplots(1, len(found), figsize=(23, 5), sharey=True)
     for panel, (name, line) in zip(panels, found.items(), strict=True):
         x, y = [float(n) for n in line], list(line.values())
-        panel.plot(x, y, "o-", color="black", markersize=3)
-        if max(x) > 20:
-            panel.set_xscale("log")
-            panel.set_yscale("log")
-        else:
-            panel.set_ylim(0)
-        panel.set_xlabel(name)
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("CPU time [ms]")
-    _save(figure, path)
+        panel.loglog(x, y, "o-") if max(x) > 20 else panel.semilogy(x, y, "o-")
+        first = panel is panels[0]
+        finish(panel, name.capitalize(), "", "CPU time [ms]" if first else "")
+        if max(x) <= 20:
+            panel.set_xticks(x, labels=list(line))
+    _save(figure, path, 80)
 
 
 def _pyplot() -> Any:
@@ -160,6 +159,6 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Any, path: Path, dpi: int = 150) -> None:
     figure.tight_layout()
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    figure.savefig(path, dpi=dpi, bbox_inches="tight")
