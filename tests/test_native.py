@@ -221,7 +221,7 @@ _BUILD = _NATIVE + "print(one(7))"
 _FORK = (
     _NATIVE
     + """
-print(one(1))
+print(one(1), flush=True)  # or the child would say it too
 def hold():
     with native._lock:
         held.set()
