@@ -136,6 +136,8 @@ def test_short_times_see_the_surface() -> None:
     walls = 4 / (3 * math.sqrt(math.pi)) * water.D.sqrt() * root * share
     made = torrey.short_time(nodes, topology, water, x)
     assert (made - water.D * (1 - walls)).abs().max() <= 1e-12
+    stronger = torrey.short_time(nodes, topology, water, replace(x, q=3 * x.q))
+    assert (stronger / made - 1).abs().max() <= 1e-12  # whatever the strength
     exact = torrey.analytic(
         torrey.Sphere(radius=3e-3, degree=24),
         torrey.Water(D=2e-3),
